@@ -1,0 +1,70 @@
+//! A campaign as it runs: a complete, serialisable copy of everything its content depends on, so
+//! that what was sent can be shown again after the files have changed.
+
+use sha2::{Digest, Sha256};
+
+use crate::config::{BodyKind, Campaign, Config, Sender};
+
+/// A frozen campaign.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Definition {
+    /// Campaign name.
+    pub campaign: String,
+    /// Topic key.
+    pub topic: String,
+    /// Topic name as shown to recipients.
+    pub topic_name: String,
+    /// Segment name or expression as written; `None` for everyone subscribed.
+    pub audience: Option<String>,
+    /// Template.
+    pub subject: String,
+    /// Template.
+    pub preheader: Option<String>,
+    /// Layout name.
+    pub layout: String,
+    /// Text of the layout where it is the marketer's own; `None` for one that is built in.
+    pub layout_text: Option<String>,
+    /// Text of the body.
+    pub body: String,
+    /// How the body is written.
+    pub body_kind: BodyKind,
+    /// Who writes.
+    pub sender: Sender,
+    /// Record opens.
+    pub track_opens: bool,
+    /// Record clicks.
+    pub track_clicks: bool,
+}
+
+impl Definition {
+    /// Freezes a campaign of the configuration.
+    pub fn new(config: &Config, campaign: &Campaign) -> Self {
+        let topic = config.topics.get(&campaign.topic.value);
+        Definition {
+            campaign: campaign.name.clone(),
+            topic: campaign.topic.value.clone(),
+            topic_name: topic.map_or_else(|| campaign.topic.value.clone(), |topic| topic.name.clone()),
+            audience: campaign.audience.as_ref().map(|audience| audience.value.clone()),
+            subject: campaign.subject.value.clone(),
+            preheader: campaign.preheader.as_ref().map(|preheader| preheader.value.clone()),
+            layout: campaign.layout.value.clone(),
+            layout_text: config.layouts.get(&campaign.layout.value).map(|layout| layout.text.clone()),
+            body: campaign.body_source.text.clone(),
+            body_kind: campaign.body_kind,
+            sender: campaign.sender.clone().unwrap_or_else(|| config.sender.clone()),
+            track_opens: campaign.track_opens,
+            track_clicks: campaign.track_clicks,
+        }
+    }
+
+    /// As stored with a run.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a definition is plain data")
+    }
+
+    /// SHA-256 of [`Definition::to_json`], in hex.
+    pub fn hash(&self) -> String {
+        let digest = Sha256::digest(self.to_json().as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

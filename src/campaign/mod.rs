@@ -1,0 +1,5 @@
+//! Who gets what, when.
+
+mod definition;
+
+pub use definition::Definition;

@@ -1,0 +1,52 @@
+//! What it says: a campaign's definition becomes a prepared template once, and a mail per person.
+
+use crate::clock::Time;
+use crate::contact::Contact;
+
+/// One link of a prepared campaign that is tracked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Number within the campaign, from 0, in the order of the HTML part.
+    pub position: i64,
+    /// Its address as written (may hold merge fields).
+    pub url: String,
+    /// For people: the link's text, or its address where that is empty.
+    pub name: String,
+}
+
+/// Makes the addresses that are personal to one delivery.
+pub trait LinkMaker {
+    /// Unsubscribe page, for the body.
+    fn unsubscribe(&self) -> String;
+    /// Preference centre.
+    fn preferences(&self) -> String;
+    /// The mail as a web page.
+    fn view(&self) -> String;
+    /// The image that records an open; `None` where opens are not recorded.
+    fn open_pixel(&self) -> Option<String>;
+    /// A tracked address that leads to `url`.
+    fn track(&self, position: i64, url: &str) -> String;
+}
+
+/// The person a mail is rendered for.
+pub struct Recipient<'a> {
+    /// Their fields.
+    pub contact: &'a Contact,
+    /// Their links.
+    pub links: &'a dyn LinkMaker,
+    /// The moment of rendering.
+    pub now: Time,
+}
+
+/// A personal message, not yet MIME.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mail {
+    /// One line, no control characters.
+    pub subject: String,
+    /// One line; may be empty.
+    pub preheader: String,
+    /// The HTML part.
+    pub html: String,
+    /// The text part.
+    pub text: String,
+}

@@ -1,0 +1,118 @@
+//! Opening a database by URL.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use super::{Db, DbError, Pools, Result, migrate};
+
+/// How long a statement waits for another process that writes to the same SQLite file.
+pub(super) const BUSY_TIMEOUT_MS: u64 = 5_000;
+/// Readers of one SQLite file: pages, reports and audience scans beside the writer.
+const SQLITE_READERS: u32 = 4;
+/// Page cache of one SQLite connection, in KiB: the indexes of a million contacts fit.
+const SQLITE_CACHE_KIB: i64 = 65_536;
+/// Connections to PostgreSQL from one node.
+const POSTGRES_CONNECTIONS: u32 = 12;
+/// How long to wait for a free connection before saying so.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A statement that runs longer than this on PostgreSQL is ended: it would hold locks for ever.
+const POSTGRES_STATEMENT_TIMEOUT: &str = "300s";
+
+/// How to open.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions {
+    /// Trade durability at power loss (not at a crash of the process) for speed. For throw-away
+    /// databases only: the demo and tests.
+    pub relaxed: bool,
+}
+
+impl Db {
+    /// Opens (and creates, on SQLite) the database and brings its schema up to date.
+    ///
+    /// `url` is `sqlite://path` (a path relative to the working directory, or absolute with three
+    /// slashes) or `postgres://..`. Errors name the target and the next step.
+    pub async fn open(url: &str, options: OpenOptions) -> Result<Db> {
+        let db = if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
+            open_sqlite(url, path, options).await?
+        } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            open_postgres(url).await?
+        } else {
+            return Err(DbError::Url(redact_url(url)));
+        };
+        migrate::run(&db).await?;
+        Ok(db)
+    }
+}
+
+async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> {
+    let failed = |reason: String, source: Option<sqlx::Error>| DbError::Open { target: redact_url(url), reason, source };
+    let file = Path::new(path.split('?').next().unwrap_or(path));
+    if file.as_os_str().is_empty() || file.as_os_str() == ":memory:" {
+        return Err(failed("optin needs a file, several connections share it".to_owned(), None));
+    }
+    if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        return Err(failed(format!("the folder `{}` does not exist: create it first", folder.display()), None));
+    }
+    let synchronous = if options.relaxed { SqliteSynchronous::Normal } else { SqliteSynchronous::Full };
+    let connect = SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(synchronous)
+        .busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))
+        .foreign_keys(false)
+        .statement_cache_capacity(200)
+        .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
+        .pragma("temp_store", "MEMORY")
+        .pragma("mmap_size", "268435456");
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_with(connect.clone())
+        .await
+        .map_err(|source| failed("check that the file is a database and that it and its folder can be written".to_owned(), Some(source)))?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .connect_lazy_with(connect.pragma("query_only", "ON"));
+    Ok(Db { pools: Pools::Sqlite { writer, readers } })
+}
+
+async fn open_postgres(url: &str) -> Result<Db> {
+    let failed = |source: sqlx::Error| DbError::Open {
+        target: redact_url(url),
+        reason: "check host, port, user, password and that the database exists (`createdb`)".to_owned(),
+        source: Some(source),
+    };
+    let connect = PgConnectOptions::from_str(url)
+        .map_err(failed)?
+        .application_name("optin")
+        .options([("statement_timeout", POSTGRES_STATEMENT_TIMEOUT), ("timezone", "UTC")]);
+    let pool = PgPoolOptions::new()
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(connect)
+        .await
+        .map_err(failed)?;
+    Ok(Db { pools: Pools::Postgres(pool) })
+}
+
+/// The URL without its password, for messages and logs.
+pub fn redact_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((credentials, host)) => {
+            let user = credentials.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}")
+        }
+        None => url.to_owned(),
+    }
+}

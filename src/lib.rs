@@ -1,0 +1,23 @@
+//! optin: a permission-based email marketing engine. `ARCHITECTURE.md` is the map.
+//!
+//! The modules stand in the order in which a message lives; a room may use only rooms that stand
+//! before it (`tests/it/tidy.rs` holds that).
+
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod entropy;
+pub mod text;
+pub mod token;
+
+pub mod contact;
+pub mod consent;
+pub mod segment;
+pub mod campaign;
+pub mod content;
+pub mod delivery;
+pub mod tracking;
+pub mod report;
+pub mod worker;
+pub mod web;
+pub mod cli;
