@@ -32,13 +32,7 @@ fn speak(port: u16, lines: &[&str]) -> Vec<String> {
     let mut replies = vec![reply(&mut stream)];
     for line in lines {
         // The server may have hung up: its last words are still to be read.
-        let _ = stream.write_all(
-            format!(
-                "{line}
-"
-            )
-            .as_bytes(),
-        );
+        let _ = stream.write_all(format!("{line}\r\n").as_bytes());
         replies.push(reply(&mut stream));
     }
     replies
