@@ -9,6 +9,10 @@ pub struct Environment(BTreeMap<String, String>);
 /// Every setting can come from a variable with this prefix.
 pub const PREFIX: &str = "OPTIN_";
 
+/// Variables with our prefix that are no settings: the clock's start and the seed of rehearsals and
+/// tests, and the folder of the configuration.
+pub const RESERVED: &[&str] = &["OPTIN_CLOCK", "OPTIN_SEED", "OPTIN_CONFIG"];
+
 impl Environment {
     /// Reads the process environment.
     pub fn from_process() -> Self {
@@ -16,7 +20,8 @@ impl Environment {
         let variables = std::env::vars_os();
         Environment(
             variables
-                .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+                // A value that is not UTF-8 is kept in a form that its check will refuse.
+                .filter_map(|(key, value)| Some((key.into_string().ok()?, value.to_string_lossy().into_owned())))
                 .filter(|(key, _)| key.starts_with(PREFIX) || key == "NO_COLOR")
                 .collect(),
         )

@@ -3,9 +3,14 @@
 //! and types; what an expression, a template or a schedule means is checked by the room that owns
 //! it (`instance.rs` brings them together).
 
+mod campaigns;
+mod check;
 pub mod diagnostics;
 mod env;
 mod load;
+mod reader;
+pub mod scaffold;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -253,4 +258,13 @@ pub enum When {
     Cron(Located<String>),
     /// Once: a local date and time, `2026-12-01T09:00`.
     At(Located<String>),
+}
+
+/// A URL without its password, for messages.
+fn redact(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((credentials, host)) => format!("{scheme}://{}:***@{host}", credentials.split(':').next().unwrap_or_default()),
+        None => url.to_owned(),
+    }
 }

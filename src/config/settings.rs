@@ -1,0 +1,215 @@
+//! `optin.toml`: the settings of the instance.
+
+use std::collections::BTreeMap;
+
+use super::check::{self, Complaint};
+use super::reader::{Document, Overrides, Raw, Report, Section, Value};
+use super::{AttributeType, Delivery, InDoubt, Located, Log, Sender, Site, Smtp};
+
+/// Declared attributes: each is a column, SQLite allows 2,000 and a row should fit a page.
+const MAX_ATTRIBUTES: usize = 200;
+/// Sessions to one relay at a time: more is never polite and costs memory.
+const MAX_CONNECTIONS: u32 = 1_000;
+/// Seconds of patience with an SMTP reply: RFC 5321 4.5.3.2 asks for up to ten minutes.
+const MAX_TIMEOUT_SECONDS: u32 = 600;
+/// Hours until a refused mail is given up: ten days.
+const MAX_RETRY_HOURS: u32 = 240;
+/// Seconds between two tries: one day.
+const MAX_RETRY_SECONDS: u32 = 86_400;
+/// Steps of the retry schedule.
+const MAX_RETRY_STEPS: usize = 20;
+/// The default waits: soon, then ever more slowly (RFC 5321 4.5.4.1).
+const RETRY_SECONDS: [u32; 5] = [300, 900, 3_600, 7_200, 14_400];
+
+/// What `optin.toml` says; `None` where a required value is missing or wrong.
+pub(super) struct Settings {
+    pub(super) site: Option<Site>,
+    pub(super) database_url: Located<String>,
+    pub(super) smtp: Smtp,
+    pub(super) sender: Option<Sender>,
+    pub(super) delivery: Delivery,
+    pub(super) log: Log,
+    pub(super) secret: Option<Located<String>>,
+    pub(super) retired_secrets: Vec<String>,
+    pub(super) attributes: BTreeMap<String, AttributeType>,
+}
+
+/// Reads the whole file; what is wrong goes into `report`.
+pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Settings {
+    let mut root = document.root();
+    let settings = Settings {
+        site: site(root.section("site", report), overrides, report),
+        database_url: database(root.section("database", report), overrides, report),
+        smtp: smtp(root.section("smtp", report), overrides, report),
+        sender: sender(root.section("sender", report), overrides, report),
+        delivery: delivery(root.section("delivery", report), overrides, report),
+        log: log(root.section("log", report), overrides, report),
+        secret: checked(&mut root, "secret", Some(overrides), check::secret, report).map(Value::located),
+        retired_secrets: retired_secrets(&mut root, overrides, report),
+        attributes: attributes(root.section("attributes", report), overrides, report),
+    };
+    root.finish(report);
+    settings
+}
+
+/// A text that passes `check`; `None` when it is missing or (reported) wrong.
+pub(super) fn checked<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: Option<&mut Overrides<'_>>,
+    check: impl FnOnce(&str) -> Result<T, Complaint>,
+    report: &mut Report,
+) -> Option<Value<String>> {
+    let value = section.raw(key, overrides)?.text(report)?;
+    pass(check(&value.value), &value, report)?;
+    Some(value)
+}
+
+/// Reports a complaint about a value.
+pub(super) fn pass<T>(result: Result<T, Complaint>, value: &Value<String>, report: &mut Report) -> Option<T> {
+    result.map_err(|(message, hint)| report.value(&value.origin, message, hint)).ok()
+}
+
+/// Like [`checked`], but a missing key is reported, with `hint`.
+pub(super) fn required<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: Option<&mut Overrides<'_>>,
+    check: impl FnOnce(&str) -> Result<T, Complaint>,
+    hint: &str,
+    report: &mut Report,
+) -> Option<Value<String>> {
+    let Some(raw) = section.raw(key, overrides) else {
+        section.missing(key, hint, report);
+        return None;
+    };
+    let value = raw.text(report)?;
+    pass(check(&value.value), &value, report)?;
+    Some(value)
+}
+
+fn site(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Option<Site> {
+    let hint = "say where recipients reach you: `[site]`, then `url = \"https://news.tea.example\"`";
+    let url = required(&mut section, "url", Some(overrides), check::site_url, hint, report).map(Value::located);
+    let listen = choice(&mut section, "listen", overrides, check::listen, std::net::SocketAddr::from(([127, 0, 0, 1], 8080)), report);
+    section.finish(report);
+    let url = url.map(|url| Located { value: url.value.trim_end_matches('/').to_owned(), place: url.place })?;
+    Some(Site { url, listen })
+}
+
+fn database(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Located<String> {
+    let url = checked(&mut section, "url", Some(overrides), check::database_url, report);
+    section.finish(report);
+    url.map_or_else(|| Located::default_value("sqlite://optin.db".to_owned()), Value::located)
+}
+
+fn smtp(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Smtp {
+    let url = checked(&mut section, "url", Some(overrides), check::smtp_url, report);
+    let smtp = Smtp {
+        url: url.map_or_else(|| Located::default_value("smtp://127.0.0.1:25".to_owned()), Value::located),
+        connections: number(&mut section, "connections", overrides, 1..=MAX_CONNECTIONS, 20, report),
+        timeout_seconds: number(&mut section, "timeout_seconds", overrides, 1..=MAX_TIMEOUT_SECONDS, 60, report),
+    };
+    section.finish(report);
+    smtp
+}
+
+fn sender(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Option<Sender> {
+    let name_hint = "recipients see it: `[sender]`, then `name = \"Tea House\"`";
+    let name = required(&mut section, "name", Some(overrides), check::line, name_hint, report);
+    let email_hint = "mails come from it: `email = \"letters@tea.example\"`";
+    let email = required(&mut section, "email", Some(overrides), check::email, email_hint, report);
+    let reply_to = checked(&mut section, "reply_to", Some(overrides), check::email, report);
+    let postal_hint = "the law in many countries wants it in every mail: `postal_address = \"1 Leaf Street, Taipei\"`";
+    let postal_address = required(&mut section, "postal_address", Some(overrides), check::lines, postal_hint, report);
+    section.finish(report);
+    Some(Sender {
+        name: name?.value,
+        email: email?.value,
+        reply_to: reply_to.map(|reply_to| reply_to.value),
+        postal_address: postal_address?.value,
+    })
+}
+
+fn delivery(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Delivery {
+    let in_doubt = |text: &str| check::one_of(text, &[("hold", InDoubt::Hold), ("resend", InDoubt::Resend)]);
+    let delivery = Delivery {
+        in_doubt: choice(&mut section, "in_doubt", overrides, in_doubt, InDoubt::Hold, report),
+        retry_hours: number(&mut section, "retry_hours", overrides, 1..=MAX_RETRY_HOURS, 72, report),
+        retry_seconds: retry_seconds(&mut section, overrides, report).unwrap_or_else(|| RETRY_SECONDS.to_vec()),
+    };
+    section.finish(report);
+    delivery
+}
+
+fn retry_seconds(section: &mut Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Option<Vec<u32>> {
+    let raw = section.raw("retry_seconds", Some(overrides))?;
+    let members = raw.members(report)?;
+    if members.is_empty() || members.len() > MAX_RETRY_STEPS {
+        let message = format!("`retry_seconds` has {} waits", members.len());
+        report.value(&raw.origin(), message, format!("write 1 to {MAX_RETRY_STEPS} waits, such as `[300, 900, 3600]`"));
+        return None;
+    }
+    members.iter().map(|member| member.number(1..=MAX_RETRY_SECONDS, report)).collect()
+}
+
+fn log(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Log {
+    let level = checked(&mut section, "level", Some(overrides), check::log_level, report);
+    let format = |text: &str| check::one_of(text, &[("text", false), ("json", true)]);
+    let json = choice(&mut section, "format", overrides, format, false, report);
+    section.finish(report);
+    Log { level: level.map_or_else(|| "info".to_owned(), |level| level.value), json }
+}
+
+fn retired_secrets(root: &mut Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Vec<String> {
+    let Some(raw) = root.raw("retired_secrets", Some(overrides)) else { return Vec::new() };
+    let members = raw.members(report).unwrap_or_default();
+    let texts = members.iter().filter_map(|member| member.text(report));
+    texts.collect::<Vec<_>>().into_iter().filter_map(|text| pass(check::secret(&text.value), &text, report).map(|()| text.value)).collect()
+}
+
+fn attributes(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> BTreeMap<String, AttributeType> {
+    use AttributeType::{Boolean, Date, List, Number, Text};
+    let types = [("text", Text), ("number", Number), ("boolean", Boolean), ("date", Date), ("list", List)];
+    let keys = section.keys();
+    if let Some((_, place)) = keys.get(MAX_ATTRIBUTES) {
+        let hint = "each one is a column of the database: remove those no segment and no mail needs";
+        report.at(&place.file, place.span.clone(), format!("more than {MAX_ATTRIBUTES} attributes"), hint);
+    }
+    let mut attributes = BTreeMap::new();
+    for (name, place) in keys {
+        if let Err((message, hint)) = check::attribute_name(&name) {
+            report.at(&place.file, place.span, message, hint);
+            let _ = section.raw(&name, None);
+            continue;
+        }
+        let Some(raw) = section.raw(&name, Some(overrides)) else { continue };
+        let kind = raw.text(report).and_then(|text| pass(check::one_of(&text.value, &types), &text, report));
+        attributes.extend(kind.map(|kind| (name, kind)));
+    }
+    section.finish(report);
+    attributes
+}
+
+fn choice<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: &mut Overrides<'_>,
+    check: impl FnOnce(&str) -> Result<T, Complaint>,
+    default: T,
+    report: &mut Report,
+) -> T {
+    let text = section.raw(key, Some(overrides)).and_then(|raw: Raw<'_>| raw.text(report));
+    text.and_then(|text| pass(check(&text.value), &text, report)).unwrap_or(default)
+}
+
+fn number(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: &mut Overrides<'_>,
+    range: std::ops::RangeInclusive<u32>,
+    default: u32,
+    report: &mut Report,
+) -> u32 {
+    section.raw(key, Some(overrides)).and_then(|raw| raw.number(range, report)).unwrap_or(default)
+}
