@@ -108,7 +108,8 @@ impl Problems {
         let mut out = String::new();
         for problem in &self.list {
             let title = Level::ERROR.primary_title(problem.message.as_str());
-            let text = self.sources.text(&problem.file);
+            let text = self.sources.text(&problem.file).map(masked);
+            let text = text.as_deref();
             let path = problem.file.display().to_string();
             let mut group = match (&problem.span, text) {
                 (Some(span), Some(text)) => {
@@ -127,6 +128,37 @@ impl Problems {
         }
         out
     }
+}
+
+/// The text with the passwords of its URLs and its secrets starred out, byte for byte, so that a
+/// problem beside one does not carry it into a log.
+fn masked(text: &str) -> String {
+    let star = |part: &str| "*".repeat(part.len());
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let key = line.split('=').next().unwrap_or("").trim();
+        let quoted = line.find('"').zip(line.rfind('"')).filter(|(start, end)| start < end);
+        match (key, quoted) {
+            ("secret" | "retired_secrets", Some((start, end))) => {
+                out.extend([&line[..=start], &star(&line[start + 1..end]), &line[end..]]);
+            }
+            _ => match password(line) {
+                Some(range) => out.extend([&line[..range.start], &star(&line[range.clone()]), &line[range.end..]]),
+                None => out.push_str(line),
+            },
+        }
+    }
+    out
+}
+
+/// `smtp://user:PASSWORD@host`
+fn password(line: &str) -> Option<Range<usize>> {
+    let start = line.find("://")? + 3;
+    let rest = &line[start..];
+    let rest = &rest[..rest.find(['"', '\'', ' ', '/']).unwrap_or(rest.len())];
+    let end = rest.rfind('@')?;
+    let colon = rest[..end].find(':')?;
+    Some(start + colon + 1..start + end)
 }
 
 fn clamp(span: &Range<usize>, text: &str) -> Range<usize> {
@@ -184,6 +216,14 @@ mod tests {
     #[test]
     fn columns_count_characters() {
         assert_eq!(line_and_column("a\n茶葉x", "a\n茶葉".len()), (2, 3));
+    }
+
+    #[test]
+    fn secrets_and_passwords_are_starred_out_and_nothing_moves() {
+        let text = "secret = \"geheim\"\nurl = \"smtp://mei:geheim@h\" # https://tea.example/@mei\n茶 = \"a@b\"\n";
+        let shown = masked(text);
+        assert_eq!(shown, text.replace("geheim", "******"));
+        assert_eq!(shown.len(), text.len());
     }
 
     #[test]

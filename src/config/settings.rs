@@ -150,7 +150,9 @@ fn retry_seconds(section: &mut Section<'_>, overrides: &mut Overrides<'_>, repor
         report.value(&raw.origin(), message, format!("write 1 to {MAX_RETRY_STEPS} waits, such as `[300, 900, 3600]`"));
         return None;
     }
-    members.iter().map(|member| member.number(1..=MAX_RETRY_SECONDS, report)).collect()
+    // All of them first, so that every wrong one is reported.
+    let waits: Vec<Option<u32>> = members.iter().map(|member| member.number(1..=MAX_RETRY_SECONDS, report)).collect();
+    waits.into_iter().collect()
 }
 
 fn log(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Log {
