@@ -48,12 +48,13 @@ pub(super) fn attribute_name(name: &str) -> Result<(), Complaint> {
 /// The public address; answers it without a trailing slash.
 pub(super) fn site_url(text: &str) -> Result<String, Complaint> {
     let hint = "write the address recipients reach, such as `https://news.tea.example`";
+    let redacted = crate::config::redact(text);
     let url = match url::Url::parse(text) {
         Ok(url) => url,
-        Err(error) => return complaint(format!("`{text}` is not a URL: {error}"), hint),
+        Err(error) => return complaint(format!("`{redacted}` is not a URL: {error}"), hint),
     };
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return complaint(format!("`{text}` is not a web address"), hint);
+        return complaint(format!("`{redacted}` is not a web address"), hint);
     }
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return complaint("a site's address has no user, query or fragment", hint);

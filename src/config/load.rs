@@ -33,10 +33,7 @@ pub fn load(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
     let mut overrides = Overrides { environment, known: BTreeSet::new() };
     let text = read_text(&file, &mut report);
     let document = Document::parse(&file, text.as_deref().unwrap_or(""), &mut report);
-    let settings = match text {
-        Some(_) => Some(settings::read(&document, &mut overrides, &mut report)),
-        None => None,
-    };
+    let settings = text.as_ref().map(|_| settings::read(&document, &mut overrides, &mut report));
     let topics = read_topics(&dir, &mut report);
     let segments = read_segments(&dir, &mut report);
     let layouts = read_layouts(&dir, &mut report);

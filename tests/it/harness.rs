@@ -7,7 +7,7 @@ use optin::args;
 
 use crate::support::process::call;
 use crate::support::smtp::{Ending, Script, Sink};
-use crate::support::{databases, http, instance, on_each_database, optin};
+use crate::support::{command, databases, http, instance, on_each_database, optin};
 
 on_each_database!(
     async fn every_test_has_an_empty_migrated_database(database) {
@@ -189,8 +189,12 @@ fn the_program_runs_in_a_scrubbed_environment() {
     assert!(instance.dir().join("optin.toml").is_file() && instance.root().is_dir());
     assert_eq!(instance.url("/healthz"), format!("http://127.0.0.1:{}/healthz", instance.port()));
     assert_eq!(instance.environment().get("OPTIN_SMTP__URL"), Some(sink.url().as_str()));
-    let output = instance.command(&["help"]).clock("2026-12-01T09:00:00Z").seed(7).stdin("").run();
+    let output = instance.optin(&["help"]);
     assert!(output.code >= 0, "{output}");
+    let output = command(&["help"]).clock("2026-12-01T09:00:00Z").seed(7).stdin("").run();
+    assert!(output.code >= 0, "{output}");
+    let output = call("sh", &["-c", "cat; echo \", \\\"home\\\": \\\"$HOME\\\"}\"; exit 1"]).stdin("{\"read\": 3").run().exits(1);
+    assert_eq!((&output.json()["read"], &output.json()["home"]), (&serde_json::json!(3), &serde_json::json!("")));
 }
 
 #[test]
