@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use crate::config::AttributeType;
 
 pub mod address;
+pub mod csv;
+pub mod encoding;
 pub mod ops;
 pub mod sql;
 
