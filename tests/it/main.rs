@@ -1,0 +1,7 @@
+//! The integration tests: one binary, so that they link once and share one PostgreSQL.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop, and say where")]
+
+mod support;
+
+mod harness;

@@ -1,0 +1,479 @@
+//! An SMTP server in the test process. It records what it was given, byte for byte, notes every
+//! breach of protocol by the client, and misbehaves as its script says.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// One accepted mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Number of the session it came in, from 0.
+    pub session: usize,
+    /// MAIL FROM, without brackets.
+    pub from: String,
+    /// What followed the address in MAIL FROM, such as `BODY=8BITMIME`.
+    pub parameters: String,
+    /// Every accepted RCPT TO, without brackets.
+    pub to: Vec<String>,
+    /// The message, dots unstuffed, CRLF kept, without the final dot line.
+    pub data: Vec<u8>,
+}
+
+impl Received {
+    /// The message as text (invalid UTF-8 replaced).
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.data).into_owned()
+    }
+}
+
+/// How the end of a mail goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// As the protocol says.
+    #[default]
+    Proper,
+    /// The connection closes instead of the `354`.
+    CloseAtData,
+    /// The connection closes in the middle of the message.
+    CloseAfterData,
+    /// The whole message is taken and kept, then the connection closes without a reply.
+    CloseBeforeReply,
+}
+
+/// Answers a reply (`450 4.2.0 later`) to refuse, `None` to accept.
+pub type Refusal = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// What the server does. [`Script::default`] is a polite one.
+#[derive(Clone)]
+pub struct Script {
+    /// Wait before the greeting.
+    pub greeting_delay: Duration,
+    /// Wait before every other reply.
+    pub reply_delay: Duration,
+    /// The greeting.
+    pub greeting: String,
+    /// EHLO keywords. Without `PIPELINING`, `8BITMIME` or `SMTPUTF8` their use is a breach.
+    pub extensions: Vec<String>,
+    /// Given the sender.
+    pub refuse_mail: Option<Refusal>,
+    /// Given the recipient.
+    pub refuse_rcpt: Option<Refusal>,
+    /// Given the message; answered after the final dot, the message is not kept.
+    pub refuse_message: Option<Refusal>,
+    /// How a mail ends.
+    pub ending: Ending,
+    /// Everything is answered with this instead of SMTP.
+    pub nonsense: Option<Vec<u8>>,
+    /// Sessions end with 421 after so many mails; 0 means never.
+    pub mails_per_session: usize,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            greeting_delay: Duration::ZERO,
+            reply_delay: Duration::ZERO,
+            greeting: "220 sink.example ESMTP".to_owned(),
+            extensions: ["PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "SIZE 52428800"].map(str::to_owned).to_vec(),
+            refuse_mail: None,
+            refuse_rcpt: None,
+            refuse_message: None,
+            ending: Ending::Proper,
+            nonsense: None,
+            mails_per_session: 0,
+        }
+    }
+}
+
+impl Script {
+    /// Refuses recipients that hold `part`, with `reply`.
+    pub fn refusing(part: &'static str, reply: &'static str) -> Self {
+        Script { refuse_rcpt: Some(Arc::new(move |rcpt| rcpt.contains(part).then(|| reply.to_owned()))), ..Script::default() }
+    }
+
+    /// Without one EHLO keyword.
+    pub fn without(mut self, extension: &str) -> Self {
+        self.extensions.retain(|offered| offered != extension);
+        self
+    }
+}
+
+#[derive(Default)]
+struct Record {
+    received: Vec<Received>,
+    breaches: Vec<String>,
+    open: Vec<TcpStream>,
+}
+
+struct Shared {
+    script: Mutex<Script>,
+    record: Mutex<Record>,
+    sessions: AtomicUsize,
+    at_a_time: AtomicUsize,
+    most_at_a_time: AtomicUsize,
+    up: AtomicBool,
+}
+
+impl Shared {
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn script(&self) -> Script {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The server; ends when dropped.
+pub struct Sink {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Sink {
+    /// A polite one.
+    pub fn start() -> Self {
+        Self::with(Script::default())
+    }
+
+    /// One that follows `script`.
+    pub fn with(script: Script) -> Self {
+        let mut sink = Self::down(script);
+        sink.come_up();
+        sink
+    }
+
+    /// One that is not there yet, at a port that [`Sink::come_up`] will use.
+    pub fn down(script: Script) -> Self {
+        let shared = Shared {
+            script: Mutex::new(script),
+            record: Mutex::default(),
+            sessions: AtomicUsize::new(0),
+            at_a_time: AtomicUsize::new(0),
+            most_at_a_time: AtomicUsize::new(0),
+            up: AtomicBool::new(false),
+        };
+        Sink { address: SocketAddr::from(([127, 0, 0, 1], super::free_port())), shared: Arc::new(shared), accepting: None }
+    }
+
+    /// Starts to listen, at the port it always had.
+    pub fn come_up(&mut self) {
+        if self.accepting.is_some() {
+            return;
+        }
+        let address = self.address;
+        let listener = super::wait_until("the sink's port is free", 20, || TcpListener::bind(address).ok());
+        self.shared.up.store(true, Ordering::SeqCst);
+        let shared = self.shared.clone();
+        self.accepting = Some(std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if !shared.up.load(Ordering::SeqCst) {
+                    break;
+                }
+                let shared = shared.clone();
+                std::thread::spawn(move || serve(&shared, stream));
+            }
+        }));
+    }
+
+    /// Stops listening and cuts every session.
+    pub fn go_down(&mut self) {
+        let Some(accepting) = self.accepting.take() else { return };
+        self.shared.up.store(false, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        let _ = accepting.join();
+        for stream in self.shared.record().open.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Changes the script; sessions that are open see it at their next command.
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.shared.script.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// For `OPTIN_SMTP__URL`.
+    pub fn url(&self) -> String {
+        format!("smtp://{}", self.address)
+    }
+
+    /// Every mail accepted so far.
+    pub fn received(&self) -> Vec<Received> {
+        self.shared.record().received.clone()
+    }
+
+    /// Waits for `count` mails.
+    pub fn wait_for(&self, count: usize, seconds: u64) -> Vec<Received> {
+        super::wait_until(&format!("{count} mails in the sink"), seconds, || {
+            let received = self.received();
+            (received.len() >= count).then_some(received)
+        })
+    }
+
+    /// What clients did that they must not: bare CR or LF, lines over 998 octets, 8-bit data or
+    /// UTF-8 addresses that were not offered, pipelining that was not offered, commands out of order.
+    pub fn breaches(&self) -> Vec<String> {
+        self.shared.record().breaches.clone()
+    }
+
+    /// Sessions so far.
+    pub fn sessions(&self) -> usize {
+        self.shared.sessions.load(Ordering::SeqCst)
+    }
+
+    /// The most sessions that were open at one time.
+    pub fn most_at_a_time(&self) -> usize {
+        self.shared.most_at_a_time.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.go_down();
+    }
+}
+
+fn serve(shared: &Shared, stream: TcpStream) {
+    let number = shared.sessions.fetch_add(1, Ordering::SeqCst);
+    let at_a_time = shared.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
+    shared.most_at_a_time.fetch_max(at_a_time, Ordering::SeqCst);
+    let _ = stream.set_nodelay(true);
+    if let (Ok(reading), Ok(kept)) = (stream.try_clone(), stream.try_clone()) {
+        shared.record().open.push(kept);
+        let mut session = Session { shared, number, reader: BufReader::new(reading), writer: stream, mail: Mail::default(), mails: 0 };
+        // An error is the client's hanging up or our own cutting: both end the session.
+        let _ = session.run();
+        let _ = session.writer.shutdown(Shutdown::Both);
+    }
+    shared.at_a_time.fetch_sub(1, Ordering::SeqCst);
+}
+
+#[derive(Default)]
+struct Mail {
+    from: Option<String>,
+    parameters: String,
+    to: Vec<String>,
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    number: usize,
+    reader: BufReader<TcpStream>,
+    writer: TcpStream,
+    mail: Mail,
+    mails: usize,
+}
+
+/// What a command leaves to do.
+enum Next {
+    Reply(String),
+    Data,
+    Close(Option<&'static str>),
+}
+
+impl Session<'_> {
+    fn run(&mut self) -> std::io::Result<()> {
+        let script = self.shared.script();
+        std::thread::sleep(script.greeting_delay);
+        match &script.nonsense {
+            Some(nonsense) => self.writer.write_all(nonsense)?,
+            None => self.reply(&script.greeting)?,
+        }
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if self.reader.read_until(b'\n', &mut line)? == 0 {
+                return Ok(());
+            }
+            let script = self.shared.script();
+            std::thread::sleep(script.reply_delay);
+            if let Some(nonsense) = &script.nonsense {
+                self.writer.write_all(nonsense)?;
+                continue;
+            }
+            if !line.ends_with(b"\r\n") {
+                self.breach("a command line without CRLF");
+            }
+            if !self.reader.buffer().is_empty() && !offers(&script, "PIPELINING") {
+                self.breach("pipelining that was not offered");
+            }
+            let command = String::from_utf8_lossy(&line).trim_end().to_owned();
+            match self.answer(&script, &command) {
+                Next::Reply(reply) => self.reply(&reply)?,
+                Next::Data => {
+                    if !self.data(&script)? {
+                        return Ok(());
+                    }
+                }
+                Next::Close(last) => return last.map_or(Ok(()), |last| self.reply(last)),
+            }
+        }
+    }
+
+    fn answer(&mut self, script: &Script, command: &str) -> Next {
+        let upper = command.to_ascii_uppercase();
+        if !command.is_ascii() && !offers(script, "SMTPUTF8") {
+            self.breach("UTF-8 in a command that was not offered");
+        }
+        if upper.starts_with("EHLO") {
+            self.mail = Mail::default();
+            return Next::Reply(ehlo(script));
+        }
+        if upper.starts_with("HELO") || upper == "RSET" {
+            self.mail = Mail::default();
+            return Next::Reply("250 2.0.0 ok".to_owned());
+        }
+        if upper.starts_with("MAIL FROM:") {
+            return Next::Reply(self.mail_from(script, command));
+        }
+        if upper.starts_with("RCPT TO:") {
+            return Next::Reply(self.rcpt_to(script, command));
+        }
+        match upper.as_str() {
+            "DATA" if self.mail.to.is_empty() => Next::Reply("554 5.5.1 no valid recipients".to_owned()),
+            "DATA" if script.ending == Ending::CloseAtData => Next::Close(None),
+            "DATA" => Next::Data,
+            "NOOP" => Next::Reply("250 2.0.0 ok".to_owned()),
+            "QUIT" => Next::Close(Some("221 2.0.0 bye")),
+            _ => {
+                self.breach(&format!("an unknown command `{command}`"));
+                Next::Reply("502 5.5.2 unknown command".to_owned())
+            }
+        }
+    }
+
+    fn mail_from(&mut self, script: &Script, command: &str) -> String {
+        if self.mail.from.is_some() {
+            self.breach("MAIL inside a mail");
+            return "503 5.5.1 nested MAIL".to_owned();
+        }
+        let (from, parameters) = path_and_parameters(command);
+        if parameters.contains("SMTPUTF8") && !offers(script, "SMTPUTF8") {
+            self.breach("SMTPUTF8 that was not offered");
+        }
+        if let Some(reply) = script.refuse_mail.as_ref().and_then(|refuse| refuse(&from)) {
+            return reply;
+        }
+        self.mail = Mail { from: Some(from), parameters, to: Vec::new() };
+        "250 2.1.0 ok".to_owned()
+    }
+
+    fn rcpt_to(&mut self, script: &Script, command: &str) -> String {
+        if self.mail.from.is_none() {
+            return "503 5.5.1 need MAIL before RCPT".to_owned();
+        }
+        let (to, _) = path_and_parameters(command);
+        if let Some(reply) = script.refuse_rcpt.as_ref().and_then(|refuse| refuse(&to)) {
+            return reply;
+        }
+        self.mail.to.push(to);
+        "250 2.1.5 ok".to_owned()
+    }
+
+    /// Takes a message. Answers whether the session goes on.
+    fn data(&mut self, script: &Script) -> std::io::Result<bool> {
+        self.reply("354 go ahead")?;
+        if script.ending == Ending::CloseAfterData {
+            // Some of it, so that the client is in the middle.
+            let mut some = [0; 64];
+            let _ = self.reader.read(&mut some)?;
+            return Ok(false);
+        }
+        let Some(data) = self.read_message(script)? else { return Ok(false) };
+        let mail = std::mem::take(&mut self.mail);
+        let refused = script.refuse_message.as_ref().and_then(|refuse| refuse(&String::from_utf8_lossy(&data)));
+        if let Some(reply) = refused {
+            self.reply(&reply)?;
+            return Ok(true);
+        }
+        let received =
+            Received { session: self.number, from: mail.from.unwrap_or_default(), parameters: mail.parameters, to: mail.to, data };
+        self.shared.record().received.push(received);
+        self.mails += 1;
+        if script.ending == Ending::CloseBeforeReply {
+            return Ok(false);
+        }
+        std::thread::sleep(script.reply_delay);
+        self.reply("250 2.0.0 taken")?;
+        if script.mails_per_session > 0 && self.mails >= script.mails_per_session {
+            self.reply("421 4.7.0 enough for one session")?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Reads up to the line with the single dot; `None` when the client hung up before it.
+    fn read_message(&mut self, script: &Script) -> std::io::Result<Option<Vec<u8>>> {
+        let eight_bit = offers(script, "8BITMIME") && self.mail.parameters.contains("8BITMIME");
+        let (mut data, mut line) = (Vec::new(), Vec::new());
+        loop {
+            line.clear();
+            if self.reader.read_until(b'\n', &mut line)? == 0 {
+                return Ok(None);
+            }
+            if line == b".\r\n" {
+                return Ok(Some(data));
+            }
+            let content = line.strip_suffix(b"\r\n").unwrap_or_else(|| {
+                self.breach("a bare LF in a message");
+                line.strip_suffix(b"\n").unwrap_or(&line)
+            });
+            let content = content.strip_prefix(b".").unwrap_or(content);
+            if content.contains(&b'\r') {
+                self.breach("a bare CR in a message");
+            }
+            if content.contains(&0) {
+                self.breach("a NUL in a message");
+            }
+            if content.len() > 998 {
+                self.breach(&format!("a line of {} octets", content.len()));
+            }
+            if !content.is_ascii() && !eight_bit {
+                self.breach("8-bit data without BODY=8BITMIME");
+            }
+            data.extend_from_slice(content);
+            data.extend_from_slice(b"\r\n");
+        }
+    }
+
+    fn reply(&mut self, text: &str) -> std::io::Result<()> {
+        self.writer.write_all(format!("{text}\r\n").as_bytes())
+    }
+
+    fn breach(&self, what: &str) {
+        self.shared.record().breaches.push(what.to_owned());
+    }
+}
+
+fn offers(script: &Script, extension: &str) -> bool {
+    script.extensions.iter().any(|offered| offered == extension)
+}
+
+fn ehlo(script: &Script) -> String {
+    let mut lines = vec!["sink.example".to_owned()];
+    lines.extend(script.extensions.iter().cloned());
+    let last = lines.len() - 1;
+    let replies: Vec<String> =
+        lines.iter().enumerate().map(|(at, line)| format!("250{}{line}", if at == last { ' ' } else { '-' })).collect();
+    replies.join("\r\n")
+}
+
+/// `MAIL FROM:<a@b.example> BODY=8BITMIME` gives `a@b.example` and `BODY=8BITMIME`.
+fn path_and_parameters(command: &str) -> (String, String) {
+    let rest = command.split_once(':').map_or("", |(_, rest)| rest).trim_start();
+    // A quoted local part may hold a `>`: the last one before the parameters closes.
+    let end = rest.rfind('>').unwrap_or(rest.len());
+    let path = rest[..end].trim_start_matches('<').to_owned();
+    let parameters = rest.get(end + 1..).unwrap_or("").trim().to_ascii_uppercase();
+    (path, parameters)
+}
