@@ -1,0 +1,1 @@
+//! Pages and links over real connections.
