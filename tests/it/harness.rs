@@ -28,16 +28,11 @@ fn there_is_one_database_of_each_kind() {
 /// Speaks SMTP by hand: sends each line, reads one reply after it, answers all replies.
 fn speak(port: u16, lines: &[&str]) -> Vec<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     let mut replies = vec![reply(&mut stream)];
     for line in lines {
         // The server may have hung up: its last words are still to be read.
-        let _ = stream.write_all(
-            format!(
-                "{line}
-"
-            )
-            .as_bytes(),
-        );
+        let _ = stream.write_all(format!("{line}\r\n").as_bytes());
         replies.push(reply(&mut stream));
     }
     replies

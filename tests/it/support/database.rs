@@ -71,7 +71,6 @@ pub fn databases() -> Vec<TestDatabase> {
 macro_rules! on_each_database {
     ($(#[$attribute:meta])* async fn $name:ident($database:ident) $body:block) => {
         mod $name {
-            #[expect(unused_imports, reason = "what a body uses differs")]
             use super::*;
 
             async fn body($database: $crate::support::TestDatabase) $body

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// A client that says nothing for so long has forgotten us.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// One accepted mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
@@ -248,6 +251,7 @@ fn serve(shared: &Shared, stream: TcpStream) {
     let at_a_time = shared.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
     shared.most_at_a_time.fetch_max(at_a_time, Ordering::SeqCst);
     let _ = stream.set_nodelay(true);
+    let _ = stream.set_read_timeout(Some(IDLE_TIMEOUT));
     if let (Ok(reading), Ok(kept)) = (stream.try_clone(), stream.try_clone()) {
         shared.record().open.push(kept);
         let mut session = Session { shared, number, reader: BufReader::new(reading), writer: stream, mail: Mail::default(), mails: 0 };
