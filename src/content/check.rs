@@ -200,7 +200,10 @@ impl Checker<'_> {
                         self.report(word.range.clone(), format!("`.{}()` cannot be called", word.text), hint);
                     }
                 }
-                WordKind::Name => self.field(words, at),
+                WordKind::Name => {
+                    self.field(words, at);
+                    self.call(words, at);
+                }
                 _ => {}
             }
         }
@@ -229,12 +232,26 @@ impl Checker<'_> {
         self.report(name.range.clone(), format!("there is no test `{}`", name.text), hint);
     }
 
+    /// A value written like a function: `now()`.
+    fn call(&mut self, words: &[Word<'_>], at: usize) {
+        let name = &words[at];
+        let is_value = matches!(name.text, "contact" | "now") || OBJECTS.iter().any(|(object, _)| *object == name.text);
+        if is_value && words.get(at + 1).is_some_and(|next| next.is_sign("(")) {
+            self.report(name.range.clone(), format!("`{}` is no function", name.text), "leave out the parentheses".to_owned());
+        }
+    }
+
     /// A name that stands at the beginning of `object.field` or `object['field']`.
     fn field(&mut self, words: &[Word<'_>], at: usize) {
         let object = words[at].text;
         let field = match (words.get(at + 1), words.get(at + 2)) {
             (Some(dot), Some(field)) if dot.is_sign(".") && field.kind == WordKind::Name => Some((field.text, field.range.clone())),
-            (Some(open), Some(field)) if open.is_sign("[") && field.kind == WordKind::Text && field.text.len() >= 2 => {
+            (Some(open), Some(field))
+                if open.is_sign("[")
+                    && field.kind == WordKind::Text
+                    && field.text.len() >= 2
+                    && words.get(at + 3).is_some_and(|close| close.is_sign("]")) =>
+            {
                 Some((&field.text[1..field.text.len() - 1], field.range.clone()))
             }
             _ => None,

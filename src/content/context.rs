@@ -28,8 +28,9 @@ pub(super) struct Shared {
 
 impl Shared {
     pub fn new(definition: &Definition, schema: &Schema) -> Self {
-        let object =
-            |pairs: &[(&'static str, &str)]| Value::from_iter(pairs.iter().map(|(key, text)| (*key, Value::from(without_controls(text)))));
+        let object = |pairs: &[(&'static str, &str)]| {
+            Value::from(pairs.iter().map(|(key, text)| (*key, without_controls(text))).collect::<BTreeMap<_, _>>())
+        };
         let sender = &definition.sender;
         Shared {
             campaign: object(&[("name", &definition.campaign)]),
@@ -58,7 +59,7 @@ impl Shared {
 }
 
 fn links(maker: &dyn LinkMaker) -> Value {
-    Value::from_iter([("unsubscribe", maker.unsubscribe()), ("preferences", maker.preferences()), ("view", maker.view())])
+    Value::from(BTreeMap::from([("unsubscribe", maker.unsubscribe()), ("preferences", maker.preferences()), ("view", maker.view())]))
 }
 
 /// The top of what a template sees.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::Rest;
+use minijinja::value::{Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 
 use super::context;
@@ -31,7 +31,8 @@ pub(super) fn sandbox() -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_debug(false);
+    // Makes errors say which field was undefined; costs nothing until there is an error.
+    environment.set_debug(true);
     environment.set_auto_escape_callback(|name| if name.ends_with(".html") { AutoEscape::Html } else { AutoEscape::None });
     environment.set_formatter(write_value);
     // `indent` and `format` make any length from a short number; `safe` switches escaping off;
@@ -68,6 +69,10 @@ fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -
         return out.write_str(text).map_err(Error::from);
     }
     let escape = matches!(state.auto_escape(), AutoEscape::Html);
+    if value.kind() == ValueKind::Bool {
+        // As the configuration and the segment language write it, not as Python does.
+        return out.write_str(if value.is_true() { "true" } else { "false" }).map_err(Error::from);
+    }
     match value.as_str() {
         Some(text) => write_text(out, text, escape),
         None => write_text(out, &value.to_string(), escape),

@@ -1,6 +1,7 @@
 //! The built-in layouts and the words in them: the few things every mail must say, in the language
 //! of the person who reads it.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use askama::Template;
@@ -64,7 +65,7 @@ impl Language {
     /// Its words, as a template sees them under `frame`.
     pub(super) fn words(self) -> Value {
         static VALUES: OnceLock<[Value; 3]> = OnceLock::new();
-        VALUES.get_or_init(|| WORDS.map(|row| Value::from_iter(NAMES.into_iter().zip(row))))[self as usize].clone()
+        VALUES.get_or_init(|| WORDS.map(|row| Value::from(NAMES.into_iter().zip(row).collect::<BTreeMap<_, _>>())))[self as usize].clone()
     }
 }
 

@@ -49,12 +49,26 @@ pub(super) fn rewrite(html: &str, inserts: &Inserts, track: bool, vault: &mut Va
     let (for_all, for_links, for_images, for_texts) = (state.clone(), state.clone(), state.clone(), state.clone());
     let handlers = vec![
         element!("html", |el| {
-            if !el.has_attribute("lang") {
+            if el.get_attribute("lang").is_none_or(|lang| lang.is_empty()) {
                 el.set_attribute("lang", &inserts.lang)?;
             }
-            if !el.has_attribute("dir") {
+            if el.get_attribute("dir").is_none_or(|dir| dir.is_empty()) {
                 el.set_attribute("dir", "auto")?;
             }
+            Ok(())
+        }),
+        // What MJML writes where its author named no language.
+        element!("[lang=\"und\"]", |el| {
+            el.set_attribute("lang", &inserts.lang)?;
+            Ok(())
+        }),
+        // The CSS inliner puts styles before it, and it counts only within the first 1,024 bytes.
+        element!("meta[charset]", |el| {
+            el.remove();
+            Ok(())
+        }),
+        element!("head", |el| {
+            el.prepend("<meta charset=\"utf-8\">", ContentType::Html);
             Ok(())
         }),
         element!("body", |el| {

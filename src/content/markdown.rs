@@ -175,36 +175,41 @@ fn unescape_comments(mut html: String, vault: &Vault, tags: std::ops::Range<usiz
     html
 }
 
-/// `<p>{% if x %}..{% endif %}</p>` would leave an empty paragraph where x is false.
+/// `<p>{% if x %}..{% endif %}</p>` would leave an empty paragraph where x is false, and so would a
+/// paragraph that only defines a macro.
 fn lift_conditions(html: String, vault: &Vault, tags: std::ops::Range<usize>) -> String {
     let mut out = String::with_capacity(html.len());
     let mut rest = html.as_str();
     while let Some(start) = rest.find("<p>") {
         let Some(end) = rest[start..].find("</p>").map(|end| start + end) else { break };
         let inside = &rest[start + 3..end];
-        let pieces = vault.pieces(inside);
-        let ends = match (pieces.first(), pieces.last()) {
-            (Some(Piece::Tag { index: a, .. }), Some(Piece::Tag { index: b, .. })) if a != b => Some((*a, *b)),
-            _ => None,
-        };
-        let lifted = ends.filter(|(open, close)| {
-            let group = vault.item(*open).group;
-            let members = tags.clone().filter(|index| vault.item(*index).group == group).count();
-            group.is_some() && group == vault.item(*close).group && members == 2 && vault.item(*open).source.contains("if")
-        });
         out.push_str(&rest[..start]);
-        match lifted {
-            Some((open, close)) => {
-                let (open, close) = (vault.word(open), vault.word(close));
+        match whole_block(inside, vault, tags.clone()) {
+            Some(("if", open, close)) => {
                 let body = &inside[open.len()..inside.len() - close.len()];
                 out.push_str(&format!("<!--{open}--><p>{body}</p><!--{close}-->"));
             }
-            None => out.push_str(&rest[start..end + 4]),
+            Some(("macro" | "set", ..)) => out.push_str(inside),
+            _ => out.push_str(&rest[start..end + 4]),
         }
         rest = &rest[end + 4..];
     }
     out.push_str(rest);
     out
+}
+
+/// Keyword and the words of the first and last tag, where a text is one block without branches.
+fn whole_block<'a>(inside: &str, vault: &'a Vault, tags: std::ops::Range<usize>) -> Option<(&'a str, String, String)> {
+    let pieces = vault.pieces(inside);
+    let (Piece::Tag { index: open, .. }, Piece::Tag { index: close, .. }) = (pieces.first()?, pieces.last()?) else { return None };
+    let group = vault.item(*open).group?;
+    let members: Vec<usize> = tags.filter(|index| vault.item(*index).group == Some(group)).collect();
+    if members != [*open, *close] {
+        return None;
+    }
+    let source = &vault.item(*open).source;
+    let keyword = super::template::Segment { kind: Kind::Block, range: 0..source.len() }.keyword(source);
+    Some((keyword, vault.word(*open), vault.word(*close)))
 }
 
 /// Turns paragraphs of one bold link into buttons.
@@ -295,6 +300,7 @@ mod tests {
     fn a_condition_that_is_a_whole_paragraph_leaves_nothing_behind() {
         assert_eq!(html("{% if a %}**b**{% endif %}"), "{% if a %}<p><strong>b</strong></p>{% endif %}");
         assert_eq!(html("{% if a %}b{% else %}c{% endif %}"), "<p>{% if a %}b{% else %}c{% endif %}</p>");
+        assert_eq!(html("{% macro a() %}b{% endmacro %}\n\nc"), "{% macro a() %}b{% endmacro %}\n<p>c</p>");
     }
 
     #[test]
@@ -311,6 +317,6 @@ mod tests {
 
     #[test]
     fn quotes_and_dashes_stay_as_written() {
-        assert_eq!(html("\"a\" -- 'b' ~~c~~"), "<p>&quot;a&quot; -- 'b' <del>c</del></p>");
+        assert_eq!(html("\"a\" -- 'b' ~~c~~"), "<p>\"a\" -- 'b' <del>c</del></p>");
     }
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::problem::{ContentProblem, Part};
 use super::template::Kind;
 use super::vault::{Piece, Vault};
+use crate::config::diagnostics::did_you_mean;
 
 /// Where a reader of markup is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +113,61 @@ pub(super) fn protect(part: Part, source: &str, vault: &mut Vault, problems: &mu
     })
 }
 
+/// The elements of MJML.
+const MJML_ELEMENTS: &[&str] = &[
+    "mj-accordion",
+    "mj-accordion-element",
+    "mj-accordion-text",
+    "mj-accordion-title",
+    "mj-all",
+    "mj-attributes",
+    "mj-body",
+    "mj-breakpoint",
+    "mj-button",
+    "mj-carousel",
+    "mj-carousel-image",
+    "mj-class",
+    "mj-column",
+    "mj-divider",
+    "mj-font",
+    "mj-group",
+    "mj-head",
+    "mj-hero",
+    "mj-image",
+    "mj-include",
+    "mj-navbar",
+    "mj-navbar-link",
+    "mj-preview",
+    "mj-raw",
+    "mj-section",
+    "mj-social",
+    "mj-social-element",
+    "mj-spacer",
+    "mj-style",
+    "mj-table",
+    "mj-text",
+    "mj-title",
+    "mj-wrapper",
+];
+
+/// Elements that MJML does not have: its converter would pass them on as they are.
+pub(super) fn unknown_mjml(source: &str) -> Vec<ContentProblem> {
+    let mut problems = Vec::new();
+    for (at, _) in source.match_indices("<mj-") {
+        let length = source[at + 1..].find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(source.len() - at - 1);
+        let name = &source[at + 1..at + 1 + length];
+        if MJML_ELEMENTS.contains(&name) {
+            continue;
+        }
+        let hint = match did_you_mean(name, MJML_ELEMENTS.iter().copied()) {
+            Some(similar) => format!("did you mean `<{similar}>`?"),
+            None => "plain HTML belongs inside `<mj-text>` or `<mj-raw>`".to_owned(),
+        };
+        problems.push(ContentProblem::new(Part::Body, at + 1..at + 1 + length, format!("MJML has no element `<{name}>`"), hint));
+    }
+    problems
+}
+
 /// Converts protected MJML. `source` is what the marketer wrote, for the places of problems.
 pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Result<String, ContentProblem> {
     use mrml::prelude::parser::Error;
@@ -133,7 +189,9 @@ pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Resu
         Error::ParserError { source, .. } => problem(None, format!("MJML: {source}")),
         _ => problem(None, format!("MJML: {error}")),
     })?;
-    parsed.element.render(&mrml::prelude::render::RenderOptions::default()).map_err(|error| problem(None, format!("MJML: {error}")))
+    // Without its list of fonts: a mail that names one of them would make its reader call Google.
+    let options = mrml::prelude::render::RenderOptions { fonts: std::collections::HashMap::new(), ..Default::default() };
+    parsed.element.render(&options).map_err(|error| problem(None, format!("MJML: {error}")))
 }
 
 /// Maps a range of the protected text to the source: text is the same in both, tags differ in

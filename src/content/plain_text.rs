@@ -296,15 +296,14 @@ impl Writer<'_> {
     }
 
     fn words(&mut self, text: &str) {
-        let space = |c: char| c.is_whitespace() && c != '\u{a0}';
-        for (number, word) in text.split(space).enumerate() {
+        for (number, word) in text.split(char::is_whitespace).enumerate() {
             if number > 0 {
                 self.blank = true;
             }
-            let word: String = word.chars().filter(|c| !matches!(c, '\u{200c}' | '\u{34f}' | '\u{feff}' | '\u{ad}')).collect();
+            let word: String = word.chars().filter(|c| !matches!(c, '\u{200b}' | '\u{200c}' | '\u{34f}' | '\u{feff}' | '\u{ad}')).collect();
             if !word.is_empty() {
                 self.flush();
-                self.out.push_str(&word.replace('\u{a0}', " "));
+                self.out.push_str(&word);
             }
         }
     }

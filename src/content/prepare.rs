@@ -32,7 +32,10 @@ pub struct Prepared {
 
 /// Prepares a campaign's content, or answers everything that is wrong with it.
 pub fn prepare(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
-    let definition = &normalised(definition);
+    prepare_normalised(&normalised(definition), schema).map_err(|problems| on_disk(definition, problems))
+}
+
+fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
     let mut environment = environment::sandbox();
     let mut problems = check_sources(definition, schema, &environment);
     if !problems.is_empty() {
@@ -109,16 +112,42 @@ fn explain(error: &minijinja::Error) -> String {
     }
 }
 
-/// Windows line ends and control characters have no meaning in any of the sources. Lengths stay as
-/// they are, so that places of problems fit the file.
+/// Windows line ends and control characters mean nothing in any of the sources; two of them are
+/// ours (`render`).
 fn normalised(definition: &Definition) -> Definition {
-    let clean = |text: &str| text.chars().map(|c| if c.is_ascii_control() && c != '\n' && c != '\t' { ' ' } else { c }).collect::<String>();
+    let clean = |text: &str| text.chars().filter(|c| !c.is_ascii_control() || *c == '\n' || *c == '\t').collect::<String>();
     let mut definition = definition.clone();
     definition.subject = clean(&definition.subject);
     definition.preheader = definition.preheader.as_deref().map(clean);
     definition.layout_text = definition.layout_text.as_deref().map(clean);
     definition.body = clean(&definition.body);
     definition
+}
+
+/// Moves the places of problems from the normalised sources to those on disk.
+fn on_disk(definition: &Definition, mut problems: Vec<ContentProblem>) -> Vec<ContentProblem> {
+    for problem in &mut problems {
+        let source = match problem.part {
+            Part::Subject => Some(&definition.subject),
+            Part::Preheader => definition.preheader.as_ref(),
+            Part::Body => Some(&definition.body),
+            Part::Layout => definition.layout_text.as_ref(),
+        };
+        let (Some(source), Some(span)) = (source, &mut problem.span) else { continue };
+        let moved = |offset: usize| {
+            let kept = source.char_indices().filter(|(_, c)| !c.is_ascii_control() || *c == '\n' || *c == '\t');
+            let mut length = 0;
+            for (at, character) in kept {
+                if length >= offset {
+                    return at;
+                }
+                length += character.len_utf8();
+            }
+            source.len()
+        };
+        *span = moved(span.start)..moved(span.end).max(moved(span.start));
+    }
+    problems
 }
 
 fn check_sources(definition: &Definition, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
@@ -174,6 +203,7 @@ fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<Conte
         BodyKind::Html => markup::protect(Part::Body, source, vault, problems),
         BodyKind::Mjml => {
             let protected = markup::protect(Part::Body, source, vault, problems);
+            problems.extend(markup::unknown_mjml(source));
             match markup::mjml_to_html(&protected, source, vault) {
                 Ok(html) => html,
                 Err(problem) => {
