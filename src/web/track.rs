@@ -13,7 +13,7 @@ use crate::token::Purpose;
 use crate::tracking::Hit;
 
 /// A transparent GIF of one pixel, the smallest that every client draws.
-const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x01D\x00;";
+const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
 
 /// `GET /o/{token}.gif`: the same bytes for everybody, also for tokens we do not know, and without
 /// waiting for the database: nobody can tell from outside which tokens are real.
