@@ -184,6 +184,7 @@ words! {
     // Trouble
     not_ours_title,
     not_ours_text,
+    write_to_us,
     view_gone_title,
     view_gone_text,
     unavailable_title,

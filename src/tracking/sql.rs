@@ -138,7 +138,6 @@ pub(super) async fn counts_by_kind(db: &mut impl Connection, run_id: i64) -> Res
 }
 
 /// Position, address, name, human clicks, machine clicks, people, of every link of a run.
-#[expect(clippy::type_complexity, reason = "a row as it was selected")]
 pub(super) async fn counts_by_link(db: &mut impl Connection, run_id: i64) -> Result<Vec<(i64, String, String, i64, i64, i64)>, DbError> {
     let rows = db
         .rows(

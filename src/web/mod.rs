@@ -15,9 +15,6 @@ mod serve;
 mod track;
 mod visitor;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

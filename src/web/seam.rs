@@ -91,7 +91,7 @@ pub enum Confirmed {
     Now,
     /// Subscribed before.
     Before,
-    /// Nothing was pending: withdrawn since, or never asked. A replayed link brings nobody back.
+    /// Nothing waits for this link, such as after a withdrawal: a replayed link brings nobody back.
     NotPending,
 }
 
@@ -116,8 +116,9 @@ pub trait Permission: Send + Sync {
     /// Takes every permission back. False when there was none to take.
     fn withdraw_all<'a>(&'a self, tx: &'a mut Tx, act: &'a Act) -> Answer<'a, bool>;
 
-    /// Confirms a pending subscription.
-    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Confirmed>;
+    /// Confirms a subscription that waits for it. `expires` is when the link ends, which also tells
+    /// when it was made: one from before a withdrawal does not undo it.
+    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, expires: Time) -> Answer<'a, Confirmed>;
 
     /// Makes a subscription pending and lets a confirmation mail be sent (limited, so that nobody
     /// can be flooded with them).

@@ -168,7 +168,9 @@ impl Inbox {
         self.shared.stop.send_replace(true);
     }
 
-    fn keep(&self, from: String, to: Vec<String>, raw: Vec<u8>) -> u64 {
+    fn keep(&self, from: String, to: Vec<String>, mut raw: Vec<u8>) -> u64 {
+        // The limit counts what is used, so nothing beyond it may be held.
+        raw.shrink_to_fit();
         let mut kept = self.kept();
         kept.next_id += 1;
         let id = kept.next_id;

@@ -183,9 +183,22 @@ fn html_of(mail: &Received) -> Option<String> {
     message.html_bodies().find(|part| part.is_text_html()).and_then(|part| part.text_contents()).map(str::to_owned)
 }
 
+/// Links open beside the inbox: most pages, also ours, refuse to be shown inside a frame.
+const NEW_TABS: &str = "<base target=\"_blank\">";
+
 async fn html_part(Extension(inbox): Extension<Inbox>, Path(id): Path<u64>) -> Response {
     let Some(html) = inbox.get(id).and_then(|mail| html_of(&mail)) else { return gone() };
+    let html = with_new_tabs(&html);
     ([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, MAIL_POLICY)], html).into_response()
+}
+
+/// Puts [`NEW_TABS`] into the head; in front only where there is none, because anything before the
+/// document type would change how the mail is laid out.
+fn with_new_tabs(html: &str) -> String {
+    let head = html.to_ascii_lowercase();
+    let at = ["<head>", "<head "].iter().find_map(|tag| head.find(tag)).and_then(|start| Some(start + head[start..].find('>')? + 1));
+    let (before, after) = html.split_at(at.unwrap_or(0));
+    format!("{before}{NEW_TABS}{after}")
 }
 
 async fn raw(Extension(inbox): Extension<Inbox>, Path(id): Path<u64>) -> Response {
@@ -208,5 +221,17 @@ fn show(page: &impl Template) -> Response {
             tracing::error!(%error, "cannot render a page of the inbox");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_of_a_mail_open_in_new_tabs() {
+        assert_eq!(with_new_tabs("<!doctype html><HEAD class=\"茶\"><p>"), format!("<!doctype html><HEAD class=\"茶\">{NEW_TABS}<p>"));
+        assert_eq!(with_new_tabs("<header>x"), format!("{NEW_TABS}<header>x"));
+        assert_eq!(with_new_tabs("<head "), format!("{NEW_TABS}<head "));
     }
 }

@@ -52,20 +52,18 @@ async fn confirmation(app: &App, visitor: &Visitor, token: &str, pressed: bool) 
             let paragraphs = vec![page.words().confirm_expired_text.to_owned()];
             return Ok(html(StatusCode::GONE, &Message { page, mark: Mark::Quiet, paragraphs, link: None }));
         }
-        let outcome = match standing {
-            Standing::Subscribed => Confirmed::Before,
-            Standing::Pending if !pressed => {
-                let page = Page::new(app, visitor, locale, |words| words.confirm_title.to_owned());
-                let question = sentence(page.words().confirm_text, title, &contact);
-                return Ok(html(StatusCode::OK, &Question { page, question }));
-            }
-            Standing::Pending => {
-                let mut tx = app.db.begin().await?;
-                let outcome = app.permission.confirm(&mut tx, &target.act(now, Way::Confirmation, visitor), target.topic_id).await?;
-                tx.commit().await?;
-                outcome
-            }
-            Standing::None | Standing::Paused | Standing::Unsubscribed => Confirmed::NotPending,
+        let outcome = if standing == Standing::Subscribed {
+            Confirmed::Before
+        } else if !pressed {
+            let page = Page::new(app, visitor, locale, |words| words.confirm_title.to_owned());
+            let question = sentence(page.words().confirm_text, title, &contact);
+            return Ok(html(StatusCode::OK, &Question { page, question }));
+        } else {
+            let act = target.act(now, Way::Confirmation, visitor);
+            let mut tx = app.db.begin().await?;
+            let outcome = app.permission.confirm(&mut tx, &act, target.topic_id, expires).await?;
+            tx.commit().await?;
+            outcome
         };
         let page = Page::new(app, visitor, locale, |words| match outcome {
             Confirmed::Now | Confirmed::Before => words.confirmed_title.to_owned(),

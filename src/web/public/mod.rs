@@ -117,7 +117,9 @@ fn html(status: StatusCode, page: &impl Template) -> Response {
 pub(super) fn not_ours(app: &App, visitor: &Visitor) -> Response {
     let page = Page::new(app, visitor, None, |words| words.not_ours_title.to_owned());
     let paragraphs = vec![page.words().not_ours_text.to_owned()];
-    html(StatusCode::NOT_FOUND, &Message { page, mark: Mark::Quiet, paragraphs, link: None })
+    // Somebody whose mail program broke the link has no other way to reach us.
+    let link = Some((format!("mailto:{}", app.sender.email), page.words().write_to_us));
+    html(StatusCode::NOT_FOUND, &Message { page, mark: Mark::Quiet, paragraphs, link })
 }
 
 /// Runs a page's work; when the database is away or slow, the page says so and offers mail.

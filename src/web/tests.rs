@@ -1,1 +1,0 @@
-//! Pages and links over real connections.
