@@ -84,8 +84,9 @@ impl Checker<'_> {
         for argument in arguments {
             match argument {
                 Argument::Plain(Literal { kind: LiteralKind::Percent(millionths), .. }) if share.is_none() => share = Some(*millionths),
-                Argument::Plain(literal @ Literal { kind: LiteralKind::Number(_), .. }) => {
-                    self.error(&literal.span, "a share needs its percent sign", format!("write `random({literal}%)`"));
+                Argument::Plain(Literal { kind: LiteralKind::Number(number), span }) => {
+                    let percent = if (0.0..1.0).contains(number) { (number * 1_000_000.0).round() / 10_000.0 } else { *number };
+                    self.error(span, "a share needs its percent sign", format!("write `random({percent}%)`"));
                     readable = false;
                 }
                 Argument::Named(argument, Literal { kind: LiteralKind::Text(text), .. }) if argument.text == "seed" && seed.is_none() => {

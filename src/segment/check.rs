@@ -104,7 +104,8 @@ impl<'a> Checker<'a> {
             ExprKind::IsSet(name) => self.field(name).map(Leaf::IsSet),
             ExprKind::Call(name, arguments) if name.text == "segment" => {
                 let segment = self.only_text(name, arguments, "a segment's name: `segment('regulars')`")?;
-                return self.segment(&segment, &expr.span, depth);
+                let place = if let [Argument::Plain(literal)] = arguments.as_slice() { &literal.span } else { &expr.span };
+                return self.segment(&segment, place, depth);
             }
             ExprKind::Call(name, arguments) => self.call(name, arguments),
         };

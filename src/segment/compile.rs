@@ -6,8 +6,8 @@
 //! soon as the set no longer fits `work_mem`. There it gets a correlated `EXISTS` or count
 //! instead, which is one step into an index a contact.
 //!
-//! Since a set is computed once a statement, a large audience belongs into one statement, or into
-//! few large pages, not into many small ones.
+//! A set is computed once a statement. Where an audience is read in many small blocks instead,
+//! [`compile_for_blocks`] asks by contact on both engines.
 
 use super::ast::{Op, Period, Unit};
 use super::random;
@@ -31,19 +31,30 @@ pub struct Sql {
 /// It is TRUE for those whom the rule picks; for others FALSE or NULL, so it belongs under `WHERE`
 /// and `AND`. For the others take [`Rule::negated`], not SQL's `NOT`.
 pub fn compile(rule: &Rule, dialect: Dialect, now: Time, first_param: usize) -> Sql {
-    let mut compiler = Compiler { dialect, now, first_param, args: Args::new() };
-    let text = compiler.node(&rule.root, true);
-    Sql { text, args: compiler.args }
+    Compiler { dialect, now, first_param, sets: true, args: Args::new() }.sql(rule)
+}
+
+/// Like [`compile`], for statements that look at few contacts each (a page of an audience, one
+/// person): history is asked contact by contact through its index, never as a whole.
+pub fn compile_for_blocks(rule: &Rule, dialect: Dialect, now: Time, first_param: usize) -> Sql {
+    Compiler { dialect, now, first_param, sets: false, args: Args::new() }.sql(rule)
 }
 
 struct Compiler {
     dialect: Dialect,
     now: Time,
     first_param: usize,
+    /// Whether history may be asked set by set.
+    sets: bool,
     args: Args,
 }
 
 impl Compiler {
+    fn sql(mut self, rule: &Rule) -> Sql {
+        let text = self.node(&rule.root, true);
+        Sql { text, args: self.args }
+    }
+
     fn bind(&mut self, value: impl Into<crate::db::Value>) -> String {
         self.args.push(value.into());
         format!("${}", self.first_param + self.args.len() - 1)
@@ -194,7 +205,7 @@ impl Compiler {
 
     /// Contacts with at least so many rows of `tables`, see the head of this file.
     fn history(&self, tables: &str, alias: &str, filter: &str, at_least: u32, alone: bool) -> String {
-        let set = alone || self.dialect == Dialect::Sqlite;
+        let set = self.sets && (alone || self.dialect == Dialect::Sqlite);
         match (set, at_least) {
             (true, 1) => format!("c.id IN (SELECT {alias}.contact_id FROM {tables} WHERE {filter})"),
             (true, _) => format!(

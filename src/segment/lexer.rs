@@ -279,7 +279,7 @@ impl Lexer<'_> {
             _ => "remove it, or put it in a text: `'..'`",
         };
         self.error(span.clone(), format!("`{shown}` has no meaning here"), hint);
-        self.at = span.end;
+        self.push(TokenKind::Unreadable, span);
     }
 }
 

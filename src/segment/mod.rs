@@ -63,7 +63,7 @@ mod rule;
 
 pub use ast::{Argument, Expr, ExprKind, Literal, LiteralKind, Name, Op, Period, Unit};
 pub use check::{check, rule};
-pub use compile::{Sql, compile};
+pub use compile::{Sql, compile, compile_for_blocks};
 pub use evaluate::{Clause, HitFact, Person, SentFact, evaluate, explain};
 pub use parse::parse;
 pub use rule::{Field, HitKind, Leaf, Moment, Node, Rule, Source, Value};

@@ -27,7 +27,7 @@ pub(super) fn parse_all(source: &str) -> (Expr, Vec<SegmentError>) {
         return (unreadable, vec![SegmentError::new(0..0, message, "split it into several segments and join them with `segment('..')`")]);
     }
     let (tokens, errors) = tokens(source);
-    let mut parser = Parser { source, tokens, at: 0, depth: 0, errors };
+    let mut parser = Parser { source, tokens, at: 0, depth: 0, errors, extras: Vec::new() };
     if parser.kind() == &TokenKind::End {
         if parser.errors.is_empty() {
             parser.errors.push(SegmentError::new(0..source.len(), "the rule is empty", "write a condition, such as `city = 'Taipei'`"));
@@ -48,6 +48,8 @@ struct Parser<'a> {
     at: usize,
     depth: usize,
     errors: Vec<SegmentError>,
+    /// Conditions behind a mistake of joining, kept so that names in them are checked too.
+    extras: Vec<Expr>,
 }
 
 impl Parser<'_> {
@@ -151,8 +153,12 @@ impl Parser<'_> {
                 if !(self.eat_keyword("and") || self.eat_keyword("or")) {
                     continue;
                 }
-            } else if self.eat(&TokenKind::Comma) {
-                self.error(span, "a comma does not join conditions", "write `and` or `or`");
+            } else if self.kind() == &TokenKind::Comma {
+                self.comma();
+                continue;
+            } else if self.kind() == &TokenKind::Unreadable {
+                self.skip_unreadable();
+                continue;
             } else if self.starts_condition() {
                 self.error(span, format!("expected `and` or `or` before {shown}"), self.run_on_hint());
             } else {
@@ -167,7 +173,44 @@ impl Parser<'_> {
                 parts.push(self.any_of());
             }
         }
+        parts.append(&mut self.extras);
         if parts.len() == 1 { parts.remove(0) } else { Expr { kind: ExprKind::And(parts), span: 0..self.source.len() } }
+    }
+
+    /// A comma between conditions, or within a number.
+    fn comma(&mut self) {
+        let span = self.span();
+        let before = self.at.checked_sub(1).map(|before| self.tokens[before].clone());
+        self.advance();
+        if let (Some(Token { kind: TokenKind::Number(_), span: digits }), TokenKind::Number(_)) = (before, self.kind()) {
+            let span = digits.start..self.span().end;
+            let plain: String = self.source[span.clone()].chars().filter(|c| !c.is_whitespace() && *c != ',').collect();
+            self.error(span, "a number has no commas", format!("write `{plain}`"));
+            self.advance();
+            if self.eat_keyword("and") || self.eat_keyword("or") {
+                self.extra();
+            }
+            return;
+        }
+        self.error(span, "a comma does not join conditions", "write `and` or `or`");
+        if !matches!(self.kind(), TokenKind::End | TokenKind::Close) {
+            self.extra();
+        }
+    }
+
+    /// What could not be read is reported already: goes on behind it.
+    fn skip_unreadable(&mut self) {
+        self.advance();
+        self.recover();
+        if self.eat_keyword("and") || self.eat_keyword("or") {
+            self.extra();
+        }
+    }
+
+    /// Reads a condition for its mistakes alone; the rule is refused anyhow.
+    fn extra(&mut self) {
+        let expr = self.nested(Self::any_of);
+        self.extras.push(expr);
     }
 
     fn starts_condition(&self) -> bool {
@@ -179,17 +222,6 @@ impl Parser<'_> {
         let before = self.at.checked_sub(1).map(|before| &self.tokens[before]);
         let word = |token: &Token| self.source[token.span.clone()].to_owned();
         match (before, self.kind()) {
-            (Some(before), TokenKind::Minus) if before.kind == TokenKind::Word && matches!(self.kind_ahead(1), TokenKind::Word) => {
-                let next = &self.tokens[self.at + 1];
-                let name = format!("{}-{}", word(before), word(next));
-                format!("a name with `-` is a segment's: write `segment('{name}')` with its whole name")
-            }
-            (Some(before), TokenKind::Word) if before.kind == TokenKind::Word => {
-                format!("join conditions with `and` or `or`; a text stands in quotes: `'{} {}'`", word(before), word(self.token()))
-            }
-            (Some(before), TokenKind::Word) if matches!(before.kind, TokenKind::Number(_)) => {
-                "a duration is written together: `30d`; conditions are joined with `and` or `or`".to_owned()
-            }
             (Some(before), TokenKind::Text(_)) if before.kind == TokenKind::Word => {
                 format!("did you mean `{} = {}`?", word(before), word(self.token()))
             }
@@ -257,7 +289,11 @@ impl Parser<'_> {
                     return self.no_condition(span, keyword);
                 }
                 let name = self.name();
-                if self.kind() == &TokenKind::Open { self.call(name) } else { self.test(name) }
+                match self.kind() {
+                    TokenKind::Open => self.call(name),
+                    TokenKind::Minus => self.dashed_name(name),
+                    _ => self.test(name),
+                }
             }
             TokenKind::Text(_) | TokenKind::Number(_) | TokenKind::Duration(_) | TokenKind::Percent(_) | TokenKind::Minus => {
                 self.literal_first()
@@ -300,21 +336,18 @@ impl Parser<'_> {
                     self.error(open.clone(), "this `(` is never closed", "add the `)` where the group ends");
                     return Expr { kind: inner.kind, span: open.start..self.end() };
                 }
-                TokenKind::Comma => {
-                    self.error(span, "a comma does not join conditions", "write `and` or `or`");
-                    self.advance();
-                    self.any_of();
-                }
+                TokenKind::Comma => self.comma(),
+                TokenKind::Unreadable => self.skip_unreadable(),
                 _ if self.starts_condition() => {
                     self.error(span, format!("expected `and` or `or` before {shown}"), self.run_on_hint());
-                    self.any_of();
+                    self.extra();
                 }
                 _ => {
                     self.error(span, format!("expected `and`, `or` or `)`, found {shown}"), self.run_on_hint());
                     self.advance();
                     self.recover();
                     if self.eat_keyword("and") || self.eat_keyword("or") {
-                        self.any_of();
+                        self.extra();
                     }
                 }
             }
@@ -365,6 +398,27 @@ impl Parser<'_> {
         Name { text, span }
     }
 
+    /// `weekly-buyers`: only a segment can be called that, and here it is not read as one name.
+    fn dashed_name(&mut self, name: Name) -> Expr {
+        let start = name.span.start;
+        while self.kind() == &TokenKind::Minus && matches!(self.kind_ahead(1), TokenKind::Word | TokenKind::Number(_)) {
+            self.advance();
+            self.advance();
+        }
+        let span = start..self.end();
+        let written = self.source[span.clone()].to_owned();
+        if written == name.text {
+            return self.test(name);
+        }
+        let hint = match written.contains(char::is_whitespace) {
+            true => "nothing is computed here: compare with one number or day".to_owned(),
+            false => format!("a name with `-` is a segment's: write `segment('{written}')`"),
+        };
+        self.error(span.clone(), format!("`{written}` is no attribute"), hint);
+        self.recover();
+        Expr { kind: ExprKind::Unreadable, span }
+    }
+
     /// What follows the name of a field.
     fn test(&mut self, name: Name) -> Expr {
         let start = name.span.start;
@@ -388,6 +442,8 @@ impl Parser<'_> {
             return self.is_set(name);
         } else if let Some(expr) = self.foreign_test(&name) {
             return expr;
+        } else if self.kind() == &TokenKind::Unreadable {
+            return Expr { kind: ExprKind::Unreadable, span: name.span };
         } else {
             finish(self, ExprKind::Field(name))
         };
@@ -522,7 +578,10 @@ impl Parser<'_> {
         let found = |kind, span| Literal { kind, span };
         match self.kind().clone() {
             TokenKind::Text(text) => self.take(LiteralKind::Text(text)),
-            TokenKind::Number(number) => self.take(LiteralKind::Number(number)),
+            TokenKind::Number(number) => {
+                let literal = self.take(LiteralKind::Number(number));
+                self.spaced_duration(&literal).unwrap_or(literal)
+            }
             TokenKind::Duration(period) => self.take(LiteralKind::Duration(period)),
             TokenKind::Percent(millionths) => self.take(LiteralKind::Percent(millionths)),
             TokenKind::Unreadable => self.take(LiteralKind::Unreadable),
@@ -561,6 +620,20 @@ impl Parser<'_> {
         let span = self.span();
         self.advance();
         Literal { kind, span }
+    }
+
+    /// `30 d`: its unit belongs right behind the number.
+    fn spaced_duration(&mut self, number: &Literal) -> Option<Literal> {
+        let span = number.span.start..self.span().end;
+        let unit = self.source[self.span()].to_ascii_lowercase();
+        let known = ["h", "d", "w", "mo", "y", "hour", "day", "week", "month", "year", "hours", "days", "weeks", "months", "years"];
+        if self.kind() != &TokenKind::Word || !known.contains(&unit.as_str()) {
+            return None;
+        }
+        let letters = if unit.starts_with("mo") { 2 } else { 1 };
+        self.error(span.clone(), "a duration is written together", format!("write `{number}{}`", &unit[..letters]));
+        self.advance();
+        Some(Literal { kind: LiteralKind::Unreadable, span })
     }
 
     /// `today`, `today - 30d`

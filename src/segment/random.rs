@@ -1,12 +1,12 @@
 //! A stable draw: which millionth of all contacts somebody belongs to.
 //!
 //! The number must come out alike in Rust, SQLite and PostgreSQL from whole numbers of 63 bits, so
-//! it uses nothing but `*`, `+` and `%`: the id is taken modulo a prime below 2^31 and then, three
-//! times, multiplied by a factor, shifted and taken modulo another prime. Factor, shift and the rest
-//! stay below 2^31, so a product stays below 2^62 and no engine overflows. A single round would keep
-//! the order of ids made in one second visible and tie the draws of two seeds to each other; changing
-//! the modulus in each round breaks both. Factors and shifts come from the SHA-256 of the seed, so
-//! another seed is another draw.
+//! it uses nothing but `+`, `*`, `%` and `/`: the id modulo a prime is put into a polynomial of the
+//! fourth degree modulo that prime, whose five coefficients are taken from the SHA-256 of the seed.
+//! Such a family is five-wise independent (Carter and Wegman), so neighbouring ids and two seeds
+//! have nothing to do with each other; a mere factor (or several in a row) keeps the order of ids
+//! that were made together visible. The prime is below 2^31, so a product stays below 2^62 and no
+//! engine overflows.
 //!
 //! Shares of one seed are nested: who is in `random(10%)` is also in `random(20%)`.
 
@@ -15,40 +15,33 @@ use sha2::{Digest, Sha256};
 /// Number of buckets; a share of 10% is the buckets below 100,000.
 pub const BUCKETS: i64 = 1_000_000;
 
-/// The moduli: different primes just below 2^31, the first for the id itself.
-const PRIMES: [i64; 4] = [2_147_483_647, 2_147_483_629, 2_147_483_587, 2_147_483_579];
+/// The modulus: 2^31 - 1, a prime.
+const PRIME: i64 = 2_147_483_647;
 
 /// The bucket of a contact in the draw named by `seed`, from 0 to [`BUCKETS`] - 1.
 pub fn bucket(contact_id: i64, seed: &str) -> i64 {
-    let mut mixed = contact_id % PRIMES[0];
-    for (factor, shift, prime) in rounds(seed) {
-        mixed = (mixed * factor + shift) % prime;
-    }
-    mixed % BUCKETS
+    let [first, rest @ ..] = coefficients(seed);
+    let id = contact_id % PRIME;
+    let mixed = rest.iter().fold(first, |sum, coefficient| (sum * id + coefficient) % PRIME);
+    mixed * BUCKETS / PRIME
 }
 
 /// [`bucket`] as an SQL expression over a column.
 pub(super) fn bucket_sql(column: &str, seed: &str) -> String {
-    let mut sql = format!("({column} % {})", PRIMES[0]);
-    for (factor, shift, prime) in rounds(seed) {
-        sql = format!("(({sql} * {factor} + {shift}) % {prime})");
-    }
-    format!("({sql} % {BUCKETS})")
+    let [first, rest @ ..] = coefficients(seed);
+    let mixed =
+        rest.iter().fold(first.to_string(), |sum, coefficient| format!("(({sum} * ({column} % {PRIME}) + {coefficient}) % {PRIME})"));
+    format!("({mixed} * {BUCKETS} / {PRIME})")
 }
 
-/// Factor, shift and modulus of each round.
-fn rounds(seed: &str) -> [(i64, i64, i64); 3] {
+/// From the highest power down; the highest one is not zero.
+fn coefficients(seed: &str) -> [i64; 5] {
     let digest = Sha256::digest(seed.as_bytes());
     let word = |index: usize| {
         let bytes = [digest[index * 4], digest[index * 4 + 1], digest[index * 4 + 2], digest[index * 4 + 3]];
         i64::from(u32::from_le_bytes(bytes))
     };
-    [0, 1, 2].map(|round| {
-        let prime = PRIMES[round + 1];
-        // Small factors would leave neighbours together: at least 2^20.
-        let factor = (1 << 20) + word(2 * round) % (prime - (1 << 20));
-        (factor, word(2 * round + 1) % prime, prime)
-    })
+    [1 + word(0) % (PRIME - 1), word(1) % PRIME, word(2) % PRIME, word(3) % PRIME, word(4) % PRIME]
 }
 
 #[cfg(test)]
@@ -70,11 +63,10 @@ mod tests {
     }
 
     #[test]
-    fn the_moduli_are_primes_whose_products_fit() {
-        for prime in PRIMES {
-            assert!((2..=46_340).all(|divisor| prime % divisor != 0), "{prime}");
-            assert!((prime - 1).checked_mul(prime - 1).and_then(|product| product.checked_add(prime)).is_some());
-        }
+    fn the_modulus_is_a_prime_whose_products_fit() {
+        assert!((2..=46_341).all(|divisor| PRIME % divisor != 0));
+        assert!((PRIME - 1).checked_mul(PRIME - 1).and_then(|product| product.checked_add(PRIME)).is_some());
+        assert!((PRIME - 1).checked_mul(BUCKETS).is_some());
     }
 
     #[test]
