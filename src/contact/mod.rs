@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::config::AttributeType;
 
+pub mod address;
+pub mod csv;
+pub mod encoding;
+pub mod import;
 pub mod ops;
 pub mod sql;
+
+pub use address::{Address, AddressError};
 
 /// Separates the values of a list inside its text column; also stands before the first and after
 /// the last one, so that `contains` is a search for `\u{1f}value\u{1f}`. Removed from input.

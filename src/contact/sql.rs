@@ -100,6 +100,38 @@ pub async fn by_ids(db: &mut impl Connection, schema: &Schema, ids: &[i64]) -> R
     Ok(out)
 }
 
+/// The name of the `index`th mapped column in the input of the bulk statements.
+pub(super) fn bulk_name(index: usize) -> String {
+    format!("c{index}")
+}
+
+/// Which of the keys `{rows}` (`n`, `k`) are there: `n`, id, email and the columns `targets`. The cross
+/// join keeps SQLite from scanning the contacts and probing the input.
+pub(super) fn bulk_look_up(targets: &[&str]) -> String {
+    let columns: String = targets.iter().map(|target| format!(", c.{target}")).collect();
+    format!("SELECT v.n, c.id, c.email{columns} FROM {{rows}} CROSS JOIN contact c WHERE c.email_key = v.k")
+}
+
+/// Adds `{rows}` (`id`, `email`, `email_key`, `c0`, `c1`, ..); `$1` is now.
+pub(super) fn bulk_insert(targets: &[&str]) -> String {
+    let columns: String = targets.iter().map(|target| format!(", {target}")).collect();
+    let values: String = (0..targets.len()).map(|index| format!(", v.{}", bulk_name(index))).collect();
+    format!(
+        "INSERT INTO contact (id, email, email_key, created_at, updated_at{columns}) \
+         SELECT v.id, v.email, v.email_key, CAST($1 AS BIGINT), CAST($1 AS BIGINT){values} FROM {{rows}}"
+    )
+}
+
+/// Changes the contacts `{rows}` (`id`, `email`, `c0`, `c1`, ..); NULL leaves what is there; `$1` is now.
+pub(super) fn bulk_update(targets: &[&str]) -> String {
+    let columns: String = targets
+        .iter()
+        .enumerate()
+        .map(|(index, target)| format!(", {target} = COALESCE(v.{}, contact.{target})", bulk_name(index)))
+        .collect();
+    format!("UPDATE contact SET email = v.email, updated_at = CAST($1 AS BIGINT){columns} FROM {{rows}} WHERE contact.id = v.id")
+}
+
 /// Column type of an attribute on this engine.
 pub fn column_type(kind: AttributeType, dialect: Dialect) -> &'static str {
     match (kind, dialect) {

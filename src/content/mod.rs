@@ -1,4 +1,37 @@
 //! What it says: a campaign's definition becomes a prepared template once, and a mail per person.
+//!
+//! [`prepare`] does all that is the same for everybody, in this order: find the mistakes of the
+//! templates; keep their tags out of the way (`vault`); Markdown, MJML or HTML (`markdown`,
+//! `markup`); the layout (`frame`); CSS into the elements; links, preheader, pixel (`links`); the
+//! text part (`plain_text`); compile. [`Prepared::render`] merges one person's fields and puts in
+//! their personal links.
+//!
+//! What marketers may rely on in a body:
+//! - fields of the person and campaign, escaped for where they stand: `{{ contact.first_name }}`;
+//! - a field that is not set prints nothing, is false in `{% if %}`, takes `default('..')`;
+//! - `{% if %}`, `{% for %}` on lines of their own, also around list items and table rows;
+//! - in Markdown, a paragraph that is only a bold link (`**[Order now](https://..)**`) is a button.
+
+mod check;
+mod context;
+mod environment;
+mod frame;
+mod links;
+mod markdown;
+mod markup;
+mod plain_text;
+mod prepare;
+mod problem;
+mod render;
+mod template;
+#[cfg(test)]
+mod tests;
+mod vault;
+
+pub use frame::{LAYOUTS, Language};
+pub use links::MAX_LINKS;
+pub use prepare::{Prepared, prepare};
+pub use problem::{ContentProblem, Part, RenderError};
 
 use crate::clock::Time;
 use crate::contact::Contact;

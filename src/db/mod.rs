@@ -9,6 +9,9 @@ mod migrate;
 mod open;
 mod value;
 
+use std::sync::Arc;
+
+use sqlx::sqlite::SqliteArguments;
 use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres, Sqlite, SqlitePool};
 
 pub use migrate::{MIGRATIONS, latest_version};
@@ -343,29 +346,34 @@ impl Tx {
         sink: &mut (dyn FnMut((u64, Vec<Row>)) + Send),
     ) -> Result<()> {
         let total = rows.len();
-        let first = args.len() + 1;
         match &mut self.inner {
             TxInner::Sqlite(tx) => {
                 let block = ((SQLITE_MAX_PARAMETERS - args.len()) / rows.width().max(1)).clamp(1, SQLITE_BULK_ROWS);
+                let full: Arc<str> = sqlite_bulk(sql, &rows, block.min(total)).into();
                 let mut start = 0;
+                let mut next = sqlite_block(&mut rows, &args, start, block.min(total))?;
                 while start < total {
                     let count = block.min(total - start);
-                    let statement = sql.replace("{rows}", &rows.sqlite_source(first, count));
-                    let mut arguments = value::sqlite_arguments(args.clone())?;
-                    rows.sqlite_bind(start, count, &mut arguments)?;
+                    let text = if count == block.min(total) { full.clone() } else { sqlite_bulk(sql, &rows, count).into() };
                     // Only the full block is worth a place in the statement cache.
-                    let query = sqlx::query_with(AssertSqlSafe(statement), arguments).persistent(count == block);
-                    if fetch {
-                        let found = tx.fetch_all(query).await?;
-                        sink((found.len() as u64, found.into_iter().map(Row::Sqlite).collect()));
-                    } else {
-                        sink((tx.execute(query).await?.rows_affected(), Vec::new()));
-                    }
+                    let query = sqlx::query_with(AssertSqlSafe(text), next).persistent(count == block);
                     start += count;
+                    // The next block's arguments are made ready while SQLite's thread works on this one.
+                    let ahead = async { sqlite_block(&mut rows, &args, start, block.min(total - start)) };
+                    if fetch {
+                        let (found, ahead) = tokio::join!(tx.fetch_all(query), ahead);
+                        let found = found?;
+                        sink((found.len() as u64, found.into_iter().map(Row::Sqlite).collect()));
+                        next = ahead?;
+                    } else {
+                        let (done, ahead) = tokio::join!(tx.execute(query), ahead);
+                        sink((done?.rows_affected(), Vec::new()));
+                        next = ahead?;
+                    }
                 }
             }
             TxInner::Postgres(tx) => {
-                let statement = sql.replace("{rows}", &rows.postgres_source(first));
+                let statement = sql.replace("{rows}", &rows.postgres_source(args.len() + 1));
                 let mut start = 0;
                 while start < total {
                     let count = POSTGRES_BULK_ROWS.min(total - start);
@@ -384,6 +392,33 @@ impl Tx {
         }
         Ok(())
     }
+}
+
+/// The statement for a block of `count` rows. The rows' parameters come first, without numbers, so
+/// the numbers of all others move behind them.
+fn sqlite_bulk(sql: &str, rows: &Rows, count: usize) -> String {
+    let before = rows.width() * count;
+    let mut out = String::with_capacity(sql.len());
+    let mut rest = sql;
+    while let Some(at) = rest.find('$') {
+        let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
+        let (head, tail) = rest.split_at(at + 1);
+        out.push_str(head);
+        match tail[..digits].parse::<usize>() {
+            Ok(number) => out.push_str(&(number + before).to_string()),
+            Err(_) => out.push_str(&tail[..digits]),
+        }
+        rest = &tail[digits..];
+    }
+    out.push_str(rest);
+    out.replace("{rows}", &rows.sqlite_source(count))
+}
+
+fn sqlite_block(rows: &mut Rows, args: &Args, start: usize, count: usize) -> Result<SqliteArguments> {
+    let mut arguments = SqliteArguments::default();
+    rows.sqlite_bind(start, count, &mut arguments)?;
+    value::sqlite_append(&mut arguments, args.clone())?;
+    Ok(arguments)
 }
 
 async fn sqlite_fetch(connection: &mut sqlx::SqliteConnection, sql: &str, args: Args) -> Result<Vec<Row>> {

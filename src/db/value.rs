@@ -1,5 +1,7 @@
 //! Values that travel to and from either database: one small set of types that both store alike.
 
+use std::borrow::Cow;
+
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Arguments, Column, Row as _};
@@ -56,6 +58,11 @@ macro_rules! args {
 
 pub(super) fn sqlite_arguments(args: Args) -> Result<SqliteArguments, DbError> {
     let mut out = SqliteArguments::default();
+    sqlite_append(&mut out, args)?;
+    Ok(out)
+}
+
+pub(super) fn sqlite_append(out: &mut SqliteArguments, args: Args) -> Result<(), DbError> {
     out.reserve(args.len(), 0);
     for value in args {
         match value {
@@ -67,7 +74,7 @@ pub(super) fn sqlite_arguments(args: Args) -> Result<SqliteArguments, DbError> {
         }
         .map_err(|error| DbError::Statement(sqlx::Error::Encode(error)))?;
     }
-    Ok(out)
+    Ok(())
 }
 
 pub(super) fn postgres_arguments(args: Args) -> Result<PgArguments, DbError> {
@@ -197,7 +204,7 @@ impl ColumnData {
 /// or `UPDATE t SET a = v.a FROM {rows} WHERE t.id = v.id`.
 #[derive(Debug, Default, Clone)]
 pub struct Rows {
-    columns: Vec<(&'static str, ColumnData)>,
+    columns: Vec<(Cow<'static, str>, ColumnData)>,
 }
 
 impl Rows {
@@ -207,7 +214,8 @@ impl Rows {
     }
 
     /// Adds a column. All columns must have the same length.
-    pub fn column(mut self, name: &'static str, data: ColumnData) -> Self {
+    pub fn column(mut self, name: impl Into<Cow<'static, str>>, data: ColumnData) -> Self {
+        let name = name.into();
         if let Some((first, column)) = self.columns.first() {
             assert_eq!(column.len(), data.len(), "columns `{first}` and `{name}` differ in length");
         }
@@ -261,7 +269,7 @@ impl Rows {
                     ColumnData::Text(v) => ColumnData::Text(part(v, start, count)),
                     ColumnData::Bytes(v) => ColumnData::Bytes(part(v, start, count)),
                 };
-                (*name, data)
+                (name.clone(), data)
             })
             .collect();
         Rows { columns }
@@ -275,7 +283,7 @@ impl Rows {
     pub(super) fn postgres_source(&self, first: usize) -> String {
         let params: Vec<String> =
             self.columns.iter().enumerate().map(|(i, (_, data))| format!("CAST(${} AS {}[])", first + i, data.sql_type())).collect();
-        let names: Vec<&str> = self.columns.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> = self.columns.iter().map(|(name, _)| name.as_ref()).collect();
         format!("UNNEST({}) AS v({})", params.join(", "), names.join(", "))
     }
 
@@ -293,10 +301,11 @@ impl Rows {
         Ok(())
     }
 
-    /// A `VALUES` list of `count` rows for SQLite, with numbered parameters from `first`.
-    pub(super) fn sqlite_source(&self, first: usize, count: usize) -> String {
+    /// A `VALUES` list of `count` rows for SQLite. Its parameters have no numbers: SQLite (and sqlx, for
+    /// each parameter it binds) finds a number by walking through all of them, which is quadratic.
+    pub(super) fn sqlite_source(&self, count: usize) -> String {
         let width = self.width();
-        let mut sql = String::with_capacity(count * width * 8 + 200);
+        let mut sql = String::with_capacity(count * (width * 2 + 3) + 200);
         sql.push_str("(SELECT ");
         for (i, (name, _)) in self.columns.iter().enumerate() {
             if i > 0 {
@@ -308,10 +317,7 @@ impl Rows {
         for row in 0..count {
             sql.push_str(if row == 0 { "(" } else { ",(" });
             for column in 0..width {
-                if column > 0 {
-                    sql.push(',');
-                }
-                sql.push_str(&format!("?{}", first + row * width + column));
+                sql.push_str(if column == 0 { "?" } else { ",?" });
             }
             sql.push(')');
         }

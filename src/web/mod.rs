@@ -1,1 +1,80 @@
-//! To be filled.
+//! The only HTTP: recipients' pages and links, health, and the development inbox.
+//!
+//! A recipient's page never fails them: it needs no login, cookie or script, a GET changes nothing,
+//! and a change is committed before the answer. Behind a reverse proxy on the same machine the
+//! client's address is the last one of `X-Forwarded-For`; from any other peer that header is
+//! ignored, because anybody can write it.
+
+pub mod inbox;
+pub mod seam;
+
+mod guard;
+mod health;
+mod public;
+mod serve;
+mod track;
+mod visitor;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::get;
+
+use crate::clock::Clock;
+use crate::config::{Sender, Topic};
+use crate::db::Db;
+use crate::token::Keys;
+use crate::tracking::Recorder;
+
+pub use serve::serve;
+
+/// Most bytes of a form: the biggest honest one, the preference page, stays under 10 KiB.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// What the pages work with.
+pub struct App {
+    /// For health and for reading who a link is about.
+    pub db: Db,
+    /// One `now` a request.
+    pub clock: Clock,
+    /// Verify links.
+    pub keys: Keys,
+    /// Shown on every page, and the way out by mail.
+    pub sender: Sender,
+    /// Names and descriptions of the configured topics.
+    pub topics: BTreeMap<String, Topic>,
+    /// Takes opens and clicks.
+    pub recorder: Recorder,
+    /// The consent room.
+    pub permission: Arc<dyn seam::Permission>,
+    /// Renders mails again.
+    pub views: Arc<dyn seam::ViewSource>,
+    /// The development inbox, where it runs.
+    pub inbox: Option<inbox::Inbox>,
+}
+
+/// Shared by all handlers.
+type Shared = Arc<App>;
+
+/// Every address we answer.
+pub fn router(app: App) -> Router {
+    let app = Arc::new(app);
+    let mut routes: Router<Shared> = Router::new()
+        .route("/", get(public::home))
+        .route("/robots.txt", get(public::robots))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/o/{file}", get(track::open))
+        .route("/c/{token}/{target}", get(track::click))
+        .route("/v/{token}", get(public::view::page))
+        .route("/u/{token}", get(public::unsubscribe::page).post(public::unsubscribe::submit))
+        .route("/p/{token}", get(public::preferences::page).post(public::preferences::submit))
+        .route("/s/{token}", get(public::confirm::page).post(public::confirm::submit))
+        .fallback(public::not_found);
+    if let Some(inbox) = &app.inbox {
+        routes = routes.merge(inbox::pages::routes(inbox.clone()));
+    }
+    routes.layer(DefaultBodyLimit::max(BODY_BYTES)).layer(axum::middleware::from_fn(guard::every_answer)).with_state(app)
+}

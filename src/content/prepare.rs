@@ -1,0 +1,314 @@
+//! Once per campaign: everything that does not depend on the recipient.
+
+use minijinja::{Environment, Value};
+
+use super::context::Shared;
+use super::environment::{self, HTML, PREHEADER, SUBJECT, TEXT};
+use super::links::{self, Inserts, Rewritten};
+use super::problem::{ContentProblem, Part, RenderError};
+use super::template::Kind;
+use super::vault::{Piece, Target, Vault};
+use super::{Link, Mail, Recipient, check, frame, markdown, markup, plain_text, render};
+use crate::campaign::Definition;
+use crate::config::BodyKind;
+use crate::config::diagnostics::did_you_mean;
+use crate::contact::Schema;
+
+/// Bytes of one part of a campaign as written.
+const MAX_SOURCE_BYTES: usize = 1024 * 1024;
+/// Bytes of one part of one finished mail. Gmail shows 102,400; ten times that is a mistake.
+const MAX_MAIL_BYTES: usize = 1024 * 1024;
+/// Bytes of a finished subject or preheader.
+const MAX_LINE_BYTES: usize = 2_000;
+
+/// A campaign's content, ready to be written for any number of people.
+#[derive(Debug)]
+pub struct Prepared {
+    environment: Environment<'static>,
+    shared: Shared,
+    links: Vec<Link>,
+    has_preheader: bool,
+}
+
+/// Prepares a campaign's content, or answers everything that is wrong with it.
+pub fn prepare(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+    prepare_normalised(&normalised(definition), schema).map_err(|problems| on_disk(definition, problems))
+}
+
+fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+    let mut environment = environment::sandbox();
+    let mut problems = check_sources(definition, schema, &environment);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut vault = vault_for(definition);
+    let document = document(definition, &mut vault, &mut problems);
+    let (Some(document), true) = (document, problems.is_empty()) else { return Err(problems) };
+    let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
+    let (has_preheader, inserts) = inserts(definition, &document, &mut vault);
+    let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &mut vault)?;
+    let problems = check_result(definition, &html, &vault);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let text = plain_text::from_html(&html, &vault);
+    let preheader = definition.preheader.clone().unwrap_or_default();
+    let templates = [
+        (SUBJECT, Part::Subject, definition.subject.clone()),
+        (PREHEADER, Part::Preheader, preheader),
+        (HTML, Part::Body, vault.restore(&html, Target::Html)),
+        (TEXT, Part::Body, vault.restore(&text, Target::Text)),
+    ];
+    for (name, part, source) in templates {
+        environment.add_template_owned(name, source).map_err(|error| vec![torn_apart(part, &error)])?;
+    }
+    Ok(Prepared { environment, shared: Shared::new(definition, schema), links, has_preheader })
+}
+
+impl Prepared {
+    /// The tracked links, in the order of the HTML part.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Writes the mail of one person. An error concerns this person only.
+    pub fn render(&self, recipient: &Recipient<'_>) -> Result<Mail, RenderError> {
+        let mut root = self.shared.root(recipient);
+        let evaluate = |name: &str, part: Part, limit: usize, root: &super::context::Root| {
+            let rendered = self
+                .environment
+                .get_template(name)
+                .and_then(|template| template.render(Value::from_object(root.clone())))
+                .map_err(|error| RenderError { part, message: explain(&error) })?;
+            too_long(part, rendered.len(), limit)?;
+            Ok(rendered)
+        };
+        let subject = render::one_line(&evaluate(SUBJECT, Part::Subject, MAX_LINE_BYTES, &root)?);
+        let preheader = match self.has_preheader {
+            true => render::one_line(&evaluate(PREHEADER, Part::Preheader, MAX_LINE_BYTES, &root)?),
+            false => String::new(),
+        };
+        root.subject = Value::from(subject.as_str());
+        root.preheader = Value::from(preheader.as_str());
+        let in_body = |message: String| RenderError { part: Part::Body, message };
+        let html = render::finish_html(&evaluate(HTML, Part::Body, MAX_MAIL_BYTES, &root)?, recipient.links).map_err(in_body)?;
+        let text = render::finish_text(&evaluate(TEXT, Part::Body, MAX_MAIL_BYTES, &root)?, recipient.links).map_err(in_body)?;
+        too_long(Part::Body, html.len().max(text.len()), MAX_MAIL_BYTES)?;
+        Ok(Mail { subject, preheader, html, text })
+    }
+}
+
+fn too_long(part: Part, bytes: usize, limit: usize) -> Result<(), RenderError> {
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(RenderError { part, message: format!("it is {bytes} bytes long, and at most {limit} can be sent; shorten it") })
+}
+
+fn explain(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    }
+}
+
+/// Windows line ends and control characters mean nothing in any of the sources; two of them are
+/// ours (`render`).
+fn normalised(definition: &Definition) -> Definition {
+    let clean = |text: &str| text.chars().filter(|c| !c.is_ascii_control() || *c == '\n' || *c == '\t').collect::<String>();
+    let mut definition = definition.clone();
+    definition.subject = clean(&definition.subject);
+    definition.preheader = definition.preheader.as_deref().map(clean);
+    definition.layout_text = definition.layout_text.as_deref().map(clean);
+    definition.body = clean(&definition.body);
+    definition
+}
+
+/// Moves the places of problems from the normalised sources to those on disk.
+fn on_disk(definition: &Definition, mut problems: Vec<ContentProblem>) -> Vec<ContentProblem> {
+    for problem in &mut problems {
+        let source = match problem.part {
+            Part::Subject => Some(&definition.subject),
+            Part::Preheader => definition.preheader.as_ref(),
+            Part::Body => Some(&definition.body),
+            Part::Layout => definition.layout_text.as_ref(),
+        };
+        let (Some(source), Some(span)) = (source, &mut problem.span) else { continue };
+        let moved = |offset: usize| {
+            let kept = source.char_indices().filter(|(_, c)| !c.is_ascii_control() || *c == '\n' || *c == '\t');
+            let mut length = 0;
+            for (at, character) in kept {
+                if length >= offset {
+                    return at;
+                }
+                length += character.len_utf8();
+            }
+            source.len()
+        };
+        *span = moved(span.start)..moved(span.end).max(moved(span.start));
+    }
+    problems
+}
+
+fn check_sources(definition: &Definition, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
+    let mut problems = Vec::new();
+    let parts = [
+        (Part::Subject, Some(definition.subject.as_str())),
+        (Part::Preheader, definition.preheader.as_deref()),
+        (Part::Body, Some(definition.body.as_str())),
+        (Part::Layout, definition.layout_text.as_deref()),
+    ];
+    for (part, source) in parts {
+        let Some(source) = source else { continue };
+        if source.len() > MAX_SOURCE_BYTES {
+            let message = format!("the {part} is {} bytes long, and at most {MAX_SOURCE_BYTES} are read", source.len());
+            problems.push(ContentProblem::new(part, None, message, "put images on a web server and link to them"));
+        } else {
+            problems.extend(check::check(part, source, schema, environment));
+        }
+    }
+    match &definition.layout_text {
+        None if !frame::LAYOUTS.contains(&definition.layout.as_str()) => {
+            let hint = match did_you_mean(&definition.layout, frame::LAYOUTS.iter().copied()) {
+                Some(similar) => format!("did you mean `{similar}`?"),
+                None => "built in are `newsletter`, `promotion` and `plain`; put your own beside them under `layouts/`".to_owned(),
+            };
+            problems.push(ContentProblem::new(Part::Layout, None, format!("there is no layout `{}`", definition.layout), hint));
+        }
+        _ => {}
+    }
+    problems
+}
+
+fn vault_for(definition: &Definition) -> Vault {
+    Vault::new(&[
+        &definition.body,
+        definition.layout_text.as_deref().unwrap_or_default(),
+        &definition.sender.postal_address,
+        &definition.topic_name,
+    ])
+}
+
+/// A whole HTML document with kept tags.
+struct Document {
+    html: String,
+    /// It is the marketer's own and gets our frame around its content.
+    needs_frame: bool,
+}
+
+fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<ContentProblem>) -> Option<Document> {
+    let source = &definition.body;
+    let body = match definition.body_kind {
+        BodyKind::Markdown => markdown::to_html(source, vault),
+        BodyKind::Html => markup::protect(Part::Body, source, vault, problems),
+        BodyKind::Mjml => {
+            let protected = markup::protect(Part::Body, source, vault, problems);
+            problems.extend(markup::unknown_mjml(source));
+            match markup::mjml_to_html(&protected, source, vault) {
+                Ok(html) => html,
+                Err(problem) => {
+                    problems.push(problem);
+                    return None;
+                }
+            }
+        }
+    };
+    match &definition.layout_text {
+        Some(layout) => own_layout(layout, &body, vault, problems),
+        None if definition.body_kind != BodyKind::Markdown && markup::is_document(&body) => {
+            Some(Document { html: body, needs_frame: true })
+        }
+        None => frame::layout(&definition.layout, &body, vault).map(|html| Document { html, needs_frame: false }),
+    }
+}
+
+/// Puts the body where the marketer's layout says `{{ content }}`.
+fn own_layout(layout: &str, body: &str, vault: &mut Vault, problems: &mut Vec<ContentProblem>) -> Option<Document> {
+    let first = vault.len();
+    let protected = markup::protect(Part::Layout, layout, vault, problems);
+    let is_content = |index: &usize| {
+        let source: String = vault.item(*index).source.chars().filter(|c| !c.is_whitespace() && *c != '-').collect();
+        vault.item(*index).kind == Kind::Expression && source == "{{content}}"
+    };
+    let places: Vec<usize> = (first..vault.len()).filter(is_content).collect();
+    let [place] = places.as_slice() else {
+        let message = format!("the layout holds `{{{{ content }}}}` {} times", places.len());
+        problems.push(ContentProblem::new(Part::Layout, None, message, "write `{{ content }}` once, where the body belongs"));
+        return None;
+    };
+    let (styles, inside) = if markup::is_document(body) { markup::split_document(body)? } else { (String::new(), body.to_owned()) };
+    let word = vault.word(*place);
+    let mut html = String::with_capacity(protected.len() + inside.len());
+    for piece in vault.pieces(&protected) {
+        match piece {
+            Piece::Text(text) => html.push_str(text),
+            Piece::Tag { index, .. } if index == *place => html.push_str(&word),
+            Piece::Tag { index, .. } => html.push_str(&vault.word(index)),
+        }
+    }
+    let comment = format!("<!--{word}-->");
+    let html = if html.contains(&comment) { html.replacen(&comment, &inside, 1) } else { html.replacen(&word, &inside, 1) };
+    let html = if styles.is_empty() { html } else { insert_styles(&html, &styles) };
+    Some(Document { html, needs_frame: false })
+}
+
+fn insert_styles(html: &str, styles: &str) -> String {
+    let at = html.to_ascii_lowercase().find("</head").unwrap_or(0);
+    format!("{}{styles}{}", &html[..at], &html[at..])
+}
+
+/// Mail programs ignore style sheets in places; rules for certain screens stay.
+fn inline_css(html: &str) -> Result<String, ContentProblem> {
+    let inliner = css_inline::CSSInliner::options()
+        .load_remote_stylesheets(false)
+        .keep_link_tags(true)
+        .keep_at_rules(true)
+        .resolve_css_variables(true)
+        .build();
+    inliner.inline(html).map_err(|error| {
+        ContentProblem::new(Part::Body, None, format!("the styles cannot be read: {error}"), "correct the `<style>` elements")
+    })
+}
+
+fn inserts(definition: &Definition, document: &Document, vault: &mut Vault) -> (bool, Inserts) {
+    let has_preheader = definition.preheader.as_deref().is_some_and(|text| !text.trim().is_empty());
+    let mut start = if has_preheader { frame::preheader(vault) } else { String::new() };
+    let mut end = String::new();
+    if document.needs_frame {
+        let (strip, footer) = frame::around_document(vault);
+        start.push_str(&strip);
+        end.push_str(&footer);
+    }
+    if definition.track_opens {
+        end.push_str(&links::pixel(vault));
+    }
+    (has_preheader, Inserts { start, end, lang: vault.keep_expression("frame.lang") })
+}
+
+/// What can only be seen in the finished HTML.
+fn check_result(definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
+    let mut problems = Vec::new();
+    let present: std::collections::BTreeSet<usize> = vault.indexes(html).into_iter().collect();
+    if definition.layout_text.is_some() && !present.iter().any(|index| check::uses(&vault.item(*index).source, "links", "unsubscribe")) {
+        let hint = "add `<a href=\"{{ links.unsubscribe }}\">Unsubscribe</a>` to the layout";
+        problems.push(ContentProblem::new(Part::Layout, None, "the mail has no unsubscribe link", hint));
+    }
+    for (part, source) in [(Part::Body, Some(&definition.body)), (Part::Layout, definition.layout_text.as_ref())] {
+        let Some(source) = source else { continue };
+        let lost = (0..vault.len())
+            .filter(|index| !present.contains(index) && vault.item(*index).kind == Kind::Block)
+            .find(|index| source.contains(&vault.item(*index).source));
+        if let Some(index) = lost {
+            let tag = &vault.item(index).source;
+            let span = source.find(tag.as_str()).map(|at| at..at + tag.len());
+            let hint = "put it between elements or into their text, not into a style sheet or a script";
+            problems.push(ContentProblem::new(part, span, format!("`{tag}` stands where HTML has no place for it"), hint));
+        }
+    }
+    problems
+}
+
+fn torn_apart(part: Part, error: &minijinja::Error) -> ContentProblem {
+    let message = format!("the blocks of the template do not fit the elements around them ({})", explain(error));
+    ContentProblem::new(part, None, message, "let `{% if %}` and `{% for %}` hold whole elements, from `<p>` to `</p>`")
+}

@@ -1,0 +1,151 @@
+//! From a rendered template to the text that leaves: links become personal, stray control
+//! characters vanish, lines are tidied.
+//!
+//! A link stands in the rendered part as `START position PAYLOAD address END`, three control
+//! characters that no value can bring along (see `context::without_controls`).
+
+use url::Url;
+
+use super::LinkMaker;
+use super::environment::escape;
+
+/// Begins a link in a rendered part.
+pub(super) const START: char = '\u{1}';
+/// Ends it.
+pub(super) const END: char = '\u{2}';
+/// Stands before its address.
+pub(super) const PAYLOAD: char = '\u{3}';
+/// Instead of a position: this address is personal and not tracked.
+pub(super) const UNTRACKED: &str = "-";
+/// Before a position: this address was checked when the campaign was prepared.
+pub(super) const CHECKED: char = '=';
+/// Instead of a position: here comes the image that records an open.
+pub(super) const PIXEL: &str = "pixel";
+
+/// Characters that turn text around: in a subject line they make one thing look like another.
+/// (Unicode UAX #9, the explicit directional formatting characters and marks.)
+const BIDI_CONTROLS: &[char] = &[
+    '\u{061c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}',
+];
+
+/// One line: every control character and line separator is a space, bidirectional overrides vanish.
+pub(super) fn one_line(text: &str) -> String {
+    let replaced: String = text
+        .chars()
+        .filter(|character| !BIDI_CONTROLS.contains(character))
+        .map(|character| if character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') { ' ' } else { character })
+        .collect();
+    replaced.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// The HTML part with its personal links.
+pub(super) fn finish_html(rendered: &str, links: &dyn LinkMaker) -> Result<String, String> {
+    let mut out = String::with_capacity(rendered.len() + rendered.len() / 4);
+    finish(rendered, links, &mut out, |out, link| match link {
+        Written::Address(address) => out.push_str(&escape(&address)),
+        Written::Pixel(address) => {
+            out.push_str("<img src=\"");
+            out.push_str(&escape(&address));
+            out.push_str("\" width=\"1\" height=\"1\" alt=\"\" style=\"display:block;width:1px;height:1px;border:0\">");
+        }
+    })?;
+    Ok(out)
+}
+
+/// The text part with its personal links: no blanks at line ends, no two empty lines in a row.
+pub(super) fn finish_text(rendered: &str, links: &dyn LinkMaker) -> Result<String, String> {
+    let mut text = String::with_capacity(rendered.len() + rendered.len() / 4);
+    finish(rendered, links, &mut text, |out, link| {
+        if let Written::Address(address) = link {
+            out.push_str(&address);
+        }
+    })?;
+    let mut out = String::with_capacity(text.len());
+    let mut empty_lines = 0;
+    for line in text.lines().map(str::trim_end) {
+        if line.is_empty() {
+            empty_lines += 1;
+            continue;
+        }
+        if !out.is_empty() {
+            out.push_str(if empty_lines > 0 { "\n\n" } else { "\n" });
+        }
+        empty_lines = 0;
+        out.push_str(line);
+    }
+    out.push('\n');
+    Ok(out)
+}
+
+enum Written {
+    Address(String),
+    Pixel(String),
+}
+
+fn finish(rendered: &str, links: &dyn LinkMaker, out: &mut String, mut write: impl FnMut(&mut String, Written)) -> Result<(), String> {
+    let is_control = |byte: u8| (byte < 0x20 && byte != b'\n' && byte != b'\t') || byte == 0x7f;
+    let mut rest = rendered;
+    while let Some(at) = rest.bytes().position(is_control) {
+        out.push_str(&rest[..at]);
+        let from = &rest[at..];
+        rest = &from[1..];
+        if !from.starts_with(START) {
+            continue;
+        }
+        let Some(end) = rest.find(END) else { continue };
+        let link = &rest[..end];
+        rest = &rest[end + END.len_utf8()..];
+        if link == PIXEL {
+            if let Some(address) = links.open_pixel() {
+                write(out, Written::Pixel(address));
+            }
+        } else if let Some((position, address)) = link.split_once(PAYLOAD) {
+            write(out, Written::Address(personal_address(position, address, links)?));
+        }
+    }
+    out.push_str(rest);
+    Ok(())
+}
+
+fn personal_address(position: &str, address: &str, links: &dyn LinkMaker) -> Result<String, String> {
+    if let Some(position) = position.strip_prefix(CHECKED) {
+        return Ok(links.track(position.parse().unwrap_or_default(), address));
+    }
+    let address = web_address(address)?;
+    Ok(if position == UNTRACKED { address } else { links.track(position.parse().unwrap_or_default(), &address) })
+}
+
+/// An address of the web, in the form browsers would send it; anything else is refused, also
+/// `javascript:` and `data:`.
+pub(super) fn web_address(text: &str) -> Result<String, String> {
+    let problem = |what: &str| {
+        let shown: String = text.chars().filter(|character| !character.is_control()).take(100).collect();
+        format!("the link `{shown}` {what}; a link leads to an http or https address")
+    };
+    let url = Url::parse(text.trim()).map_err(|error| problem(&format!("is no address ({error})")))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url.into()),
+        _ => Err(problem("does not lead to the web")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_whatever_comes_in() {
+        assert_eq!(one_line(" a\r\nBcc: x@y\0b\u{2028}c\u{85}d\u{202e}e\u{7f} "), "a Bcc: x@y b c de");
+    }
+
+    #[test]
+    fn only_the_web_is_linked_to() {
+        assert_eq!(web_address("HTTPS://Shop.Example/a b?x=茶").as_deref(), Ok("https://shop.example/a%20b?x=%E8%8C%B6"));
+        for bad in
+            ["javascript:alert(1)", "data:text/html,x", "", "/relative", "https://", "ftp://x", "mailto:a@b", "java\nscript:alert(1)"]
+        {
+            assert!(web_address(bad).is_err(), "{bad}");
+        }
+    }
+}

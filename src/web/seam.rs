@@ -1,0 +1,133 @@
+//! What the pages need from other rooms, as traits: pages are tested without a whole instance, and
+//! the rooms behind them can change without touching a page.
+
+use std::pin::Pin;
+
+use crate::clock::Time;
+use crate::db::Tx;
+
+/// The future that a seam's method answers with (boxed, so that the traits are object-safe).
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = anyhow::Result<T>> + Send + 'a>>;
+
+/// How somebody acted. Also the `way` in the table `unsubscribe` and the source in the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// One-click POST (RFC 8058), sent by a mail client.
+    OneClick,
+    /// The button of the unsubscribe page.
+    Page,
+    /// The preference page.
+    Preferences,
+    /// The button of the confirmation page.
+    Confirmation,
+}
+
+impl Way {
+    /// As stored.
+    pub fn text(self) -> &'static str {
+        match self {
+            Way::OneClick => "one_click",
+            Way::Page => "page",
+            Way::Preferences => "preferences",
+            Way::Confirmation => "confirmation",
+        }
+    }
+}
+
+/// Who did something, when, and what shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// The person, from a verified token.
+    pub contact_id: i64,
+    /// When the request arrived.
+    pub at: Time,
+    /// By which page.
+    pub way: Way,
+    /// The mail whose link was used, where there was one.
+    pub delivery_id: Option<i64>,
+    /// Address of the client.
+    pub ip: Option<String>,
+    /// Its user agent.
+    pub agent: Option<String>,
+}
+
+/// Where somebody stands on a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Never asked.
+    None,
+    /// Asked, not confirmed.
+    Pending,
+    /// Gets it.
+    Subscribed,
+    /// Gets it again later.
+    Paused,
+    /// Left.
+    Unsubscribed,
+}
+
+impl Standing {
+    /// True where a withdrawal would change something.
+    pub fn can_withdraw(self) -> bool {
+        matches!(self, Standing::Pending | Standing::Subscribed | Standing::Paused)
+    }
+}
+
+/// A topic and where one person stands on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicStanding {
+    /// As in tokens.
+    pub topic_id: i64,
+    /// The topic's name in `topics.toml`.
+    pub topic: String,
+    /// Where the person stands.
+    pub standing: Standing,
+}
+
+/// What a confirmation did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmed {
+    /// Pending before, subscribed now.
+    Now,
+    /// Subscribed before.
+    Before,
+    /// Nothing waits for this link, such as after a withdrawal: a replayed link brings nobody back.
+    NotPending,
+}
+
+/// What asking to come back did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resubscribed {
+    /// Nothing to do: subscribed before.
+    Before,
+    /// Pending: a confirmation mail goes out, and only it brings the person back.
+    Pending,
+}
+
+/// The consent room. Writing methods work inside the caller's transaction and are idempotent.
+pub trait Permission: Send + Sync {
+    /// Every topic that is configured or that this person ever stood on; [`Standing::None`] where
+    /// there is no entry.
+    fn standings<'a>(&'a self, contact_id: i64) -> Answer<'a, Vec<TopicStanding>>;
+
+    /// Takes the permission for one topic back. False when there was none to take.
+    fn withdraw<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, bool>;
+
+    /// Takes every permission back. False when there was none to take.
+    fn withdraw_all<'a>(&'a self, tx: &'a mut Tx, act: &'a Act) -> Answer<'a, bool>;
+
+    /// Confirms a subscription that waits for it. `expires` is when the link ends, which also tells
+    /// when it was made: one from before a withdrawal does not undo it.
+    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, expires: Time) -> Answer<'a, Confirmed>;
+
+    /// Makes a subscription pending and lets a confirmation mail be sent (limited, so that nobody
+    /// can be flooded with them).
+    fn resubscribe<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Resubscribed>;
+}
+
+/// Renders a sent mail again.
+pub trait ViewSource: Send + Sync {
+    /// The HTML of a delivery's mail as its recipient got it; `None` where it cannot be shown any
+    /// more (the delivery, its run or the person is gone).
+    fn view<'a>(&'a self, delivery_id: i64) -> Answer<'a, Option<String>>;
+}

@@ -1,0 +1,80 @@
+//! The image that records an open, and tracked links. Neither looks anything up: the token says all.
+
+use axum::extract::{Path, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::visitor::Visitor;
+use super::{Shared, public};
+use crate::token::Purpose;
+use crate::tracking::Hit;
+
+/// A transparent GIF of one pixel, the smallest that every client draws.
+const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
+
+/// `GET /o/{token}.gif`: the same bytes for everybody, also for tokens we do not know, and without
+/// waiting for the database: nobody can tell from outside which tokens are real.
+pub(super) async fn open(State(app): State<Shared>, Path(file): Path<String>, visitor: Visitor) -> Response {
+    let token = file.strip_suffix(".gif").unwrap_or(&file);
+    if !visitor.looks_only
+        && let Ok(fields) = app.keys.verify(Purpose::Open, token)
+        && let [delivery_id] = fields[..]
+    {
+        app.recorder.record_later(Hit::open(delivery_id, app.clock.now(), visitor.ip, visitor.agent));
+    }
+    let headers = [(CONTENT_TYPE, "image/gif"), (CACHE_CONTROL, "no-store, max-age=0")];
+    (headers, PIXEL).into_response()
+}
+
+/// `GET /c/{token}/{target}`: records the click and leads on. The token is bound to the target, so
+/// an altered or foreign target gets no redirect (never an open one).
+///
+/// The status is 302: every client follows it with GET, and no cache keeps it (301 and 308 are
+/// cached by default and would hide later clicks; 303 and 307 say nothing more for a GET).
+pub(super) async fn click(State(app): State<Shared>, Path((token, encoded)): Path<(String, String)>, visitor: Visitor) -> Response {
+    let Some((delivery_id, link, target)) = verify(&app, &token, &encoded) else {
+        return public::not_ours(&app, &visitor);
+    };
+    let Some(location) = location(&target) else {
+        tracing::warn!(delivery_id, link, "a tracked link leads to no web address, check the campaign's links");
+        return public::not_ours(&app, &visitor);
+    };
+    if !visitor.looks_only {
+        app.recorder.record(Hit::click(delivery_id, link, app.clock.now(), visitor.ip, visitor.agent)).await;
+    }
+    (StatusCode::FOUND, [(LOCATION, location)]).into_response()
+}
+
+fn verify(app: &Shared, token: &str, encoded: &str) -> Option<(i64, i64, String)> {
+    let target = String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
+    let fields = app.keys.verify_bound(Purpose::Click, token, &target).ok()?;
+    let [delivery_id, link] = fields[..] else { return None };
+    Some((delivery_id, link, target))
+}
+
+/// The target as a header: only `http` and `https`, as ASCII (other characters percent-encoded).
+fn location(target: &str) -> Option<HeaderValue> {
+    let url = url::Url::parse(target).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    // As it was written where that is possible: some shops sign their addresses byte by byte.
+    let text = if target.bytes().all(|byte| byte.is_ascii_graphic()) { target } else { url.as_str() };
+    HeaderValue::from_str(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_web_addresses_are_led_to() {
+        let to = |target: &str| location(target).map(|value| value.to_str().unwrap_or("?").to_owned());
+        assert_eq!(to("https://tea.example/a?b=%7Ec&d={e}").as_deref(), Some("https://tea.example/a?b=%7Ec&d={e}"));
+        assert_eq!(to("https://茶.example/烏龍?x=一").as_deref(), Some("https://xn--cl1a.example/%E7%83%8F%E9%BE%8D?x=%E4%B8%80"));
+        assert_eq!(to("https://tea.example/\r\nSet-Cookie: a=b").as_deref(), Some("https://tea.example/Set-Cookie:%20a=b"));
+        for bad in ["javascript:alert(1)", "data:text/html,x", "//tea.example", "tea.example", "ftp://tea.example", ""] {
+            assert_eq!(to(bad), None, "{bad}");
+        }
+    }
+}
