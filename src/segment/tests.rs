@@ -433,6 +433,26 @@ fn parameters_are_numbered_from_where_the_caller_says() {
 }
 
 #[test]
+fn order_is_by_bytes_and_equality_leaves_indexes_usable_on_postgresql() {
+    let sql = |source: &str| compile(&understood(source), Dialect::Postgres, now(), 1).text;
+    assert_eq!(sql("email = 'a@b.example'"), "c.email_key = $1");
+    assert_eq!(sql("first_name < 'B'"), "c.first_name COLLATE \"C\" < $1");
+    assert_eq!(sql("city < 'B'"), "c.t_city < $1", "attribute columns are declared in byte order");
+}
+
+#[test]
+fn under_or_and_not_postgresql_never_searches_a_set_row_by_row() {
+    let sql = |source: &str, dialect| compile(&understood(source), dialect, now(), 1).text;
+    for source in ["vip or opened()", "not opened()", "vip or opened(at_least: 2)", "not sent(at_least: 2)"] {
+        assert!(sql(source, Dialect::Postgres).contains("EXISTS ("), "{source}");
+        assert!(sql(source, Dialect::Sqlite).contains("c.id IN ("), "{source}");
+    }
+    for source in ["vip and opened()", "(vip or age > 3) and sent(at_least: 2)"] {
+        assert!(sql(source, Dialect::Postgres).contains("c.id IN ("), "{source}");
+    }
+}
+
+#[test]
 fn months_and_years_go_by_the_calendar() {
     let at = |text: &str| Time::parse(text).expect("a time");
     let period = |amount, unit| Period { amount, unit };
