@@ -234,7 +234,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         if field.kind == AttributeType::Boolean && !matches!(op, Op::Equal | Op::NotEqual) {
-            let span = name.span.start..literal.span.end;
+            let span = name.span.start.min(literal.span.start)..name.span.end.max(literal.span.end);
             self.error(&span, format!("`{name}` is yes or no and has no order"), format!("write `{name}` or `not {name}`"));
             return None;
         }

@@ -212,6 +212,7 @@ fn mistakes_are_shown_with_their_place_and_the_next_step() {
         "age > 1_000",
         "age between 20 and 30 or citi = 'x'",
         "18 <= age",
+        "true < vip",
         "vip = 'yes'",
         "vip > true",
         "vip = 1",
