@@ -14,6 +14,8 @@ use crate::config::AttributeType;
 use crate::config::diagnostics::did_you_mean;
 use crate::contact::{BUILT_IN_FIELDS, Date};
 
+/// What a call counts towards [`MAX_SIZE`]: each one is a sub-query with up to four values.
+const HISTORY_SIZE: usize = 8;
 /// Names shown when nothing resembles what was written.
 const NAMES_SHOWN: usize = 8;
 
@@ -107,7 +109,12 @@ impl<'a> Checker<'a> {
                 let place = if let [Argument::Plain(literal)] = arguments.as_slice() { &literal.span } else { &expr.span };
                 return self.segment(&segment, place, depth);
             }
-            ExprKind::Call(name, arguments) => self.call(name, arguments),
+            ExprKind::Call(name, arguments) => {
+                if !self.grow(HISTORY_SIZE - 1, &expr.span) {
+                    return None;
+                }
+                self.call(name, arguments)
+            }
         };
         Some(Node::Leaf { leaf: leaf?, negated: false, text: expr.to_string(), within: self.stack.last().cloned() })
     }
@@ -227,7 +234,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         if field.kind == AttributeType::Boolean && !matches!(op, Op::Equal | Op::NotEqual) {
-            let span = name.span.start..literal.span.end;
+            let span = name.span.start.min(literal.span.start)..name.span.end.max(literal.span.end);
             self.error(&span, format!("`{name}` is yes or no and has no order"), format!("write `{name}` or `not {name}`"));
             return None;
         }

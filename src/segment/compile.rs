@@ -2,9 +2,10 @@
 //!
 //! History is asked set by set: `c.id IN (SELECT h.contact_id FROM hit h ..)` is computed once for
 //! the whole audience, on SQLite wherever it stands. PostgreSQL turns it into a join only where it
-//! stands alone or under `AND`; under `OR` and `NOT` it falls back to searching the set row by row as
-//! soon as the set no longer fits `work_mem`. There it gets a correlated `EXISTS` or count
-//! instead, which is one step into an index a contact.
+//! stands alone or under `AND`; under `OR` and `NOT` it falls back to searching the whole set for
+//! every contact as soon as the set no longer fits `work_mem` (measured on 200,000 contacts and
+//! 75,000 clicks: more than 20 s). There it gets `EXISTS`, for which PostgreSQL weighs a hash of the set
+//! against a step into the index for each contact (0.1 s, or 0.5 s without the memory).
 //!
 //! A set is computed once a statement. Where an audience is read in many small blocks instead,
 //! [`compile_for_blocks`] asks by contact on both engines.
@@ -206,14 +207,19 @@ impl Compiler {
     /// Contacts with at least so many rows of `tables`, see the head of this file.
     fn history(&self, tables: &str, alias: &str, filter: &str, at_least: u32, alone: bool) -> String {
         let set = self.sets && (alone || self.dialect == Dialect::Sqlite);
-        match (set, at_least) {
-            (true, 1) => format!("c.id IN (SELECT {alias}.contact_id FROM {tables} WHERE {filter})"),
-            (true, _) => format!(
-                "c.id IN (SELECT {alias}.contact_id FROM {tables} WHERE {filter} \
-                 GROUP BY {alias}.contact_id HAVING COUNT(*) >= {at_least})"
-            ),
-            (false, 1) => format!("EXISTS (SELECT 1 FROM {tables} WHERE {alias}.contact_id = c.id AND {filter})"),
-            (false, _) => format!("((SELECT COUNT(*) FROM {tables} WHERE {alias}.contact_id = c.id AND {filter}) >= {at_least})"),
+        let counted = format!(
+            "SELECT {alias}.contact_id FROM {tables} WHERE {filter} \
+             GROUP BY {alias}.contact_id HAVING COUNT(*) >= {at_least}"
+        );
+        match (set, at_least, self.dialect) {
+            (true, 1, _) => format!("c.id IN (SELECT {alias}.contact_id FROM {tables} WHERE {filter})"),
+            (true, _, _) => format!("c.id IN ({counted})"),
+            (false, 1, _) => format!("EXISTS (SELECT 1 FROM {tables} WHERE {alias}.contact_id = c.id AND {filter})"),
+            // PostgreSQL takes the contact into the grouping where that is cheaper; SQLite does not.
+            (false, _, Dialect::Postgres) => format!("EXISTS (SELECT 1 FROM ({counted}) g WHERE g.contact_id = c.id)"),
+            (false, _, Dialect::Sqlite) => {
+                format!("((SELECT COUNT(*) FROM {tables} WHERE {alias}.contact_id = c.id AND {filter}) >= {at_least})")
+            }
         }
     }
 }

@@ -58,6 +58,7 @@ mod evaluate;
 mod lexer;
 pub mod ops;
 mod parse;
+mod parse_values;
 pub mod random;
 mod rule;
 
@@ -73,7 +74,7 @@ pub const MAX_SOURCE_BYTES: usize = 256 * 1024;
 /// Deepest nesting of one rule with its segments. SQLite refuses expressions deeper than 1,000,
 /// and each of our levels may cost several of its own.
 pub const MAX_DEPTH: usize = 50;
-/// Conditions and values of one rule with its segments. SQLite binds at most 32,766 values in a
+/// Conditions and values of one rule with its segments (a question to the past counts as eight). SQLite binds at most 32,766 values in a
 /// statement; segments that use segments could otherwise grow without end.
 pub const MAX_SIZE: usize = 5_000;
 /// Mistakes told at once: nobody reads more, and a binary file is full of them.

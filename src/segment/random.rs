@@ -50,7 +50,7 @@ mod tests {
     use crate::clock::Time;
     use crate::entropy::Entropy;
 
-    const PEOPLE: usize = 100_000;
+    const PEOPLE: usize = 20_000;
 
     /// Ids as the application makes them: many within a millisecond, spread over some days, and
     /// plain counting.

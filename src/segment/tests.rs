@@ -212,6 +212,7 @@ fn mistakes_are_shown_with_their_place_and_the_next_step() {
         "age > 1_000",
         "age between 20 and 30 or citi = 'x'",
         "18 <= age",
+        "true < vip",
         "vip = 'yes'",
         "vip > true",
         "vip = 1",
@@ -430,6 +431,26 @@ fn parameters_are_numbered_from_where_the_caller_says() {
          WHERE h.kind = 'click' AND h.at >= $6 AND h.verdict = 'human' AND r.campaign = $7))"
     );
     assert_eq!(sql.args, crate::args!["x", now().plus(-7 * DAY), "weekly"]);
+}
+
+#[test]
+fn order_is_by_bytes_and_equality_leaves_indexes_usable_on_postgresql() {
+    let sql = |source: &str| compile(&understood(source), Dialect::Postgres, now(), 1).text;
+    assert_eq!(sql("email = 'a@b.example'"), "c.email_key = $1");
+    assert_eq!(sql("first_name < 'B'"), "c.first_name COLLATE \"C\" < $1");
+    assert_eq!(sql("city < 'B'"), "c.t_city < $1", "attribute columns are declared in byte order");
+}
+
+#[test]
+fn under_or_and_not_postgresql_never_searches_a_set_row_by_row() {
+    let sql = |source: &str, dialect| compile(&understood(source), dialect, now(), 1).text;
+    for source in ["vip or opened()", "not opened()", "vip or opened(at_least: 2)", "not sent(at_least: 2)"] {
+        assert!(sql(source, Dialect::Postgres).contains("EXISTS ("), "{source}");
+        assert!(sql(source, Dialect::Sqlite).contains("c.id IN ("), "{source}");
+    }
+    for source in ["vip and opened()", "(vip or age > 3) and sent(at_least: 2)"] {
+        assert!(sql(source, Dialect::Postgres).contains("c.id IN ("), "{source}");
+    }
 }
 
 #[test]

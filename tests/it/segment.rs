@@ -118,6 +118,25 @@ fn run(first_seed: u64, populations: u64, rules: u32) {
     assert!(held * 20 > judged && held * 20 < judged * 19, "{held} of {judged} held: the populations do not exercise the rules");
 }
 
+#[test]
+fn the_largest_rules_run_on_both_databases() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let catalog = catalog();
+    let deep = (0..segment::MAX_DEPTH / 2 - 1).fold("vip".to_owned(), |inner, level| format!("(age > {level} and (staff or {inner}))"));
+    let wide = vec!["age = 1"; segment::MAX_SIZE - 1].join(" or ");
+    let listed = format!("city in ({})", vec!["'x'"; segment::MAX_SIZE - 2].join(", "));
+    let history = vec!["not clicked(campaign: 'weekly', link: 'https://tea.example/', within: 7d, at_least: 2)"; 500].join(" and ");
+    for home in support::databases() {
+        let db = runtime.block_on(home.open());
+        runtime.block_on(optin::contact::ops::ensure_columns(&db, &catalog.schema)).unwrap();
+        for source in [&deep, &wide, &listed, &history] {
+            let rule = segment::rule(source, &catalog).expect("within the limits");
+            let counted = runtime.block_on(segment::ops::count(&db, &rule, moment(0)));
+            assert_eq!(counted.unwrap(), 0, "{}", home.name);
+        }
+    }
+}
+
 async fn same_in_sql(
     name: &str,
     db: &Db,
