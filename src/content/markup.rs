@@ -185,13 +185,37 @@ pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Resu
         Error::InvalidAttribute { position, .. } => problem(at(position), "MJML: this attribute cannot stand here".to_owned()),
         Error::InvalidFormat { position, .. } => problem(at(position), "MJML: this value is malformed".to_owned()),
         Error::IncludeLoaderError { position, .. } => problem(at(position), "MJML: other files cannot be included".to_owned()),
-        Error::EndOfStream { .. } => problem(None, "MJML: the text ends before all elements are closed".to_owned()),
+        Error::EndOfStream { .. } => problem(unclosed(source), "MJML: this element is not closed".to_owned()),
         Error::ParserError { source, .. } => problem(None, format!("MJML: {source}")),
         _ => problem(None, format!("MJML: {error}")),
     })?;
     // Without its list of fonts: a mail that names one of them would make its reader call Google.
     let options = mrml::prelude::render::RenderOptions { fonts: std::collections::HashMap::new(), ..Default::default() };
     parsed.element.render(&options).map_err(|error| problem(None, format!("MJML: {error}")))
+}
+
+/// The name of the first MJML element that is not closed where it should be.
+fn unclosed(source: &str) -> Option<Range<usize>> {
+    let mut open: Vec<Range<usize>> = Vec::new();
+    for (at, _) in source.match_indices('<') {
+        let closes = source[at + 1..].starts_with('/');
+        let start = at + 1 + usize::from(closes);
+        let length = source[start..].find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(source.len() - start);
+        let name = start..start + length;
+        if !source[name.clone()].starts_with("mj") {
+            continue;
+        }
+        let end = source[name.end..].find('>').map_or(source.len(), |end| name.end + end);
+        if !closes && !source[..end].ends_with('/') {
+            open.push(name);
+        } else if closes {
+            let expected = open.pop()?;
+            if source[expected.clone()] != source[name] {
+                return Some(expected);
+            }
+        }
+    }
+    open.pop()
 }
 
 /// Maps a range of the protected text to the source: text is the same in both, tags differ in

@@ -519,7 +519,7 @@ fn mjml_is_rendered_with_loops_conditions_and_fields() {
     let found = problems(&broken);
     assert!(found[0].1.contains("mj-nonsense"), "{found:?}");
     for (source, place) in [
-        ("<mjml><mj-body>{# c #}\n{{ contact.city }} <mj-section></mj-body></mjml>", "mj-body"),
+        ("<mjml><mj-body>{# c #}\n{{ contact.city }} <mj-section></mj-body></mjml>", "mj-section"),
         ("<mjml>{{ contact.city }}<mj-body><mj-colum/></mj-body></mjml>", "mj-colum"),
         ("<mjml><mj-head><mj-include path=\"/etc/passwd\"/></mj-head></mjml>", ""),
     ] {
@@ -611,6 +611,26 @@ proptest! {
             }
         }
     }
+}
+
+/// Run with `cargo test --lib content::tests::pictures -- --ignored`: writes mails to look at into
+/// `target/mails`.
+#[test]
+#[ignore = "for the eye"]
+fn pictures() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mails");
+    std::fs::create_dir_all(&folder).unwrap();
+    let chinese = "# 春茶到了，{{ contact.first_name }}\n\n阿里山的春天來得早。今年的**高山烏龍**比往年更清甜，[讀完整的故事](https://tea.example/story)。\n\n\
+        ## 本週新茶\n\n- 凍頂烏龍\n- 東方美人\n- 正叢鐵觀音\n\n| 茶 | 產地 | 價格 |\n|---|---|--:|\n| 凍頂烏龍 | 南投 | 480 |\n| 東方美人 | 新竹 | 960 |\n\n> 一期一會，一盞茶。\n\n**[立即選購](https://tea.example/shop)**\n";
+    let mjml = "<mjml><mj-body background-color=\"#f4f4f4\"><mj-section background-color=\"#fff\"><mj-column><mj-text font-size=\"20px\">Hi {{ contact.first_name }}</mj-text>\
+        <mj-text>New leaves from Alishan are here.</mj-text><mj-button href=\"https://tea.example\">Order</mj-button></mj-column></mj-section></mj-body></mjml>";
+    let person = Contact { first_name: Some("小明".to_owned()), locale: Some("zh-TW".to_owned()), ..contact() };
+    for layout in LAYOUTS {
+        std::fs::write(folder.join(format!("{layout}_en.html")), write(&definition(layout, NEWSLETTER), &contact()).html).unwrap();
+        std::fs::write(folder.join(format!("{layout}_zh.html")), write(&definition(layout, chinese), &person).html).unwrap();
+    }
+    let mail = write(&Definition { body_kind: BodyKind::Mjml, ..definition("newsletter", mjml) }, &contact());
+    std::fs::write(folder.join("mjml_en.html"), mail.html).unwrap();
 }
 
 /// Run with `cargo test --release --lib content -- --ignored --nocapture`: the cost of one mail.
