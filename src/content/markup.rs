@@ -175,7 +175,7 @@ pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Resu
         ContentProblem::new(Part::Body, span, message, "a body in MJML is `<mjml><mj-body><mj-section><mj-column> .. `")
     };
     let at = |position: &mrml::prelude::parser::Span| {
-        let (start, end) = (position.start as usize, position.end as usize);
+        let (start, end) = (position.start, position.end);
         Some(source_range(protected, source, start..end, vault))
     };
     let parsed = mrml::parse(protected).map_err(|error| match &error {

@@ -357,7 +357,7 @@ fn an_address_that_is_a_field_must_lead_to_the_web() {
     }
     assert!(try_write(&definition, &contact()).unwrap_err().message.contains("http or https"));
     let fixed = super::prepare(&Definition { body: "[a](javascript:alert(1))".to_owned(), ..definition.clone() }, &schema()).unwrap_err();
-    assert!(fixed[0].message.contains("`javascript:`"), "{fixed:?}");
+    assert!(fixed[0].message.contains("`javascript:`") && fixed[0].span == Some(4..23), "{fixed:?}");
 }
 
 #[test]
@@ -392,6 +392,23 @@ fn a_field_that_is_not_set_is_empty_and_one_that_does_not_exist_is_an_error() {
     let dynamic = try_write(&definition("plain", "{{ contact['no' ~ 'pe'] }}"), &contact()).unwrap_err();
     assert_eq!(dynamic.part, Part::Body);
     assert!(dynamic.message.contains("undefined"), "{dynamic}");
+}
+
+#[test]
+fn an_unknown_birthday_is_not_today() {
+    let source = "A{% if contact.birthday.month == now.month %}now{% endif %}[{{ contact.birthday | default('-') }}][{{ contact.birthday is defined }}]\
+        [{% if contact.birthday and contact.birthday < now %}x{% endif %}][{{ contact.birthday }}][{{ contact.city is defined }}]B";
+    let nobody = Contact { attributes: BTreeMap::new(), ..contact() };
+    assert!(write(&definition("plain", source), &nobody).text.starts_with("A[-][false][][][false]B"));
+    assert!(write(&definition("plain", source), &contact()).text.starts_with("A[1990-05-17][true][x][1990-05-17][false]B"));
+}
+
+#[test]
+fn a_layout_that_shows_the_preheader_gets_no_second_one() {
+    let mut definition = definition("mine", "x");
+    definition.layout_text =
+        Some("<body><i>{{ preheader }}</i>{{ content }}<a href=\"{{ links.unsubscribe }}\">Leave</a></body>".to_owned());
+    assert_eq!(write(&definition, &contact()).html.matches("Three new oolongs").count(), 1);
 }
 
 #[test]
