@@ -113,6 +113,48 @@ pub(super) fn protect(part: Part, source: &str, vault: &mut Vault, problems: &mu
     })
 }
 
+/// Elements inside elements. The CSS inliner and MJML's converter walk them recursively; layouts
+/// made of tables come to 40.
+const MAX_DEPTH: usize = 200;
+
+/// How far the end of a tag is looked for.
+const MAX_TAG_BYTES: usize = 4_096;
+
+/// Elements without an end, or whose end tag people leave out.
+const NOT_NESTED: &[&str] = &[
+    "area", "base", "br", "col", "dd", "dt", "hr", "img", "input", "li", "link", "meta", "option", "p", "source", "tbody", "td", "tfoot",
+    "th", "thead", "tr", "wbr",
+];
+
+/// Refuses markup that is nested so deeply that nobody can have meant it.
+pub(super) fn check_depth(part: Part, markup: &str) -> Result<(), ContentProblem> {
+    let mut depth = 0_usize;
+    for (at, _) in markup.match_indices('<') {
+        let after = &markup[at + 1..];
+        if after.starts_with('/') {
+            let name = tag_name(&after[1..]);
+            if !NOT_NESTED.contains(&name.as_str()) {
+                depth = depth.saturating_sub(1);
+            }
+        } else if after.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let end = after.bytes().take(MAX_TAG_BYTES).position(|byte| byte == b'>');
+            let closed = end.is_some_and(|end| end > 0 && after.as_bytes()[end - 1] == b'/');
+            if !closed && !NOT_NESTED.contains(&tag_name(after).as_str()) {
+                depth += 1;
+            }
+        }
+        if depth > MAX_DEPTH {
+            let message = format!("elements are nested more than {MAX_DEPTH} deep");
+            return Err(ContentProblem::new(part, None, message, "close the elements that are left open"));
+        }
+    }
+    Ok(())
+}
+
+fn tag_name(text: &str) -> String {
+    text.chars().take(20).take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect::<String>().to_ascii_lowercase()
+}
+
 /// The elements of MJML.
 const MJML_ELEMENTS: &[&str] = &[
     "mj-accordion",

@@ -44,6 +44,7 @@ fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepar
     let mut vault = vault_for(definition);
     let document = document(definition, &mut vault, &mut problems);
     let (Some(document), true) = (document, problems.is_empty()) else { return Err(problems) };
+    markup::check_depth(Part::Body, &document.html).map_err(|problem| vec![problem])?;
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
     let (has_preheader, inserts) = inserts(definition, &document, &mut vault);
     let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &definition.body, &mut vault)?;
@@ -204,6 +205,10 @@ fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<Conte
         BodyKind::Mjml => {
             let protected = markup::protect(Part::Body, source, vault, problems);
             problems.extend(markup::unknown_mjml(source));
+            if let Err(problem) = markup::check_depth(Part::Body, source) {
+                problems.push(problem);
+                return None;
+            }
             match markup::mjml_to_html(&protected, source, vault) {
                 Ok(html) => html,
                 Err(problem) => {

@@ -581,6 +581,42 @@ fn a_mail_that_grows_too_long_is_refused() {
 }
 
 #[test]
+fn a_layout_of_ones_own_takes_a_body_in_mjml() {
+    let mut definition = definition(
+        "mine",
+        "<mjml><mj-body><mj-section><mj-column><mj-text>Hi {{ contact.first_name }}</mj-text></mj-column></mj-section></mj-body></mjml>",
+    );
+    definition.body_kind = BodyKind::Mjml;
+    definition.layout_text =
+        Some("<html><head></head><body><h1>Top</h1>{{ content }}<a href=\"{{ links.unsubscribe }}\">Leave</a></body></html>".to_owned());
+    let mail = write(&definition, &contact());
+    assert_eq!(mail.html.matches("<body").count(), 1);
+    assert!(mail.html.contains("Hi Ana") && mail.html.contains("@media") && mail.html.contains("<h1>Top"), "{}", mail.html);
+    assert!(mail.text.starts_with("Top\n\nHi Ana\n"), "{}", mail.text);
+}
+
+#[test]
+fn markup_without_bottom_is_refused() {
+    for (kind, source) in [
+        (BodyKind::Html, "<div>".repeat(100_000)),
+        (BodyKind::Html, "<table><tr><td>".repeat(50_000)),
+        (BodyKind::Html, "<b>".repeat(100_000)),
+        (BodyKind::Markdown, format!("{} x", ">".repeat(50_000))),
+        (BodyKind::Mjml, format!("<mjml><mj-body>{}", "<mj-wrapper>".repeat(50_000))),
+        (BodyKind::Mjml, format!("<mjml><mj-body><mj-raw>{}", "<div>".repeat(50_000))),
+    ] {
+        assert!(prepare(&Definition { body_kind: kind, ..definition("plain", &source) }, &schema()).is_err(), "{kind:?}");
+    }
+    // Left open by habit, not nested.
+    let source = "<p>x<br><ul><li>y</ul>".repeat(300);
+    assert!(prepare(&Definition { body_kind: BodyKind::Html, ..definition("plain", &source) }, &schema()).is_ok());
+    let _ = prepare(&definition("plain", &"{{ ".repeat(50_000)), &schema());
+    let _ = prepare(&definition("plain", &format!("{{{{ {}1 }}}}", "(".repeat(50_000))), &schema());
+    let _ = prepare(&definition("plain", &"{% if 1 %}".repeat(50_000)), &schema());
+    let _ = prepare(&definition("plain", &format!("{{{{ 1 {} }}}}", "| default(".repeat(5_000))), &schema());
+}
+
+#[test]
 fn too_many_links_are_refused() {
     let source: String = (0..=MAX_LINKS).map(|n| format!("[x](https://a.example/{n}) ")).collect();
     assert!(problems(&definition("plain", &source))[0].2.contains("at most"));
