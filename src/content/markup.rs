@@ -131,8 +131,8 @@ pub(super) fn check_depth(part: Part, markup: &str) -> Result<(), ContentProblem
     let mut depth = 0_usize;
     for (at, _) in markup.match_indices('<') {
         let after = &markup[at + 1..];
-        if after.starts_with('/') {
-            let name = tag_name(&after[1..]);
+        if let Some(closing) = after.strip_prefix('/') {
+            let name = tag_name(closing);
             if !NOT_NESTED.contains(&name.as_str()) {
                 depth = depth.saturating_sub(1);
             }
