@@ -153,6 +153,14 @@ pub(super) fn uses(source: &str, object: &str, field: &str) -> bool {
     })
 }
 
+/// Whether a template uses a variable by that name.
+pub(super) fn uses_root(source: &str, name: &str) -> bool {
+    template::segments(source)
+        .iter()
+        .filter(|segment| matches!(segment.kind, Kind::Expression | Kind::Block))
+        .any(|segment| template::words(source, segment.inner(source)).iter().any(|word| word.is_name(name)))
+}
+
 struct Checker<'a> {
     part: Part,
     schema: &'a Schema,

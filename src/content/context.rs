@@ -3,7 +3,7 @@
 //! A declared field that is not set is minijinja's silent undefined: it prints nothing, is false in
 //! `{% if %}` and takes `default(..)`, while a field that does not exist is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -15,7 +15,11 @@ use super::frame::Language;
 use super::{LinkMaker, Recipient};
 use crate::campaign::Definition;
 use crate::clock::Time;
+use crate::config::AttributeType;
 use crate::contact::{AttributeValue, BUILT_IN_FIELDS, Contact, Date, Schema};
+
+/// The fields a contact may have.
+type Declared = BTreeMap<String, AttributeType>;
 
 /// What is the same for all recipients of a campaign.
 #[derive(Debug)]
@@ -23,7 +27,7 @@ pub(super) struct Shared {
     campaign: Value,
     sender: Value,
     topic: Value,
-    fields: Arc<BTreeSet<String>>,
+    fields: Arc<Declared>,
 }
 
 impl Shared {
@@ -37,7 +41,11 @@ impl Shared {
             sender: object(&[("name", &sender.name), ("email", &sender.email), ("postal_address", &sender.postal_address)]),
             topic: object(&[("name", &definition.topic_name)]),
             fields: Arc::new(
-                BUILT_IN_FIELDS.iter().map(|name| (*name).to_owned()).chain(schema.attributes().map(|(name, _)| name.to_owned())).collect(),
+                BUILT_IN_FIELDS
+                    .iter()
+                    .map(|name| ((*name).to_owned(), AttributeType::Text))
+                    .chain(schema.attributes().map(|(name, kind)| (name.to_owned(), kind)))
+                    .collect(),
             ),
         }
     }
@@ -102,11 +110,11 @@ impl Object for Root {
 #[derive(Debug)]
 struct Fields {
     values: BTreeMap<String, Value>,
-    declared: Arc<BTreeSet<String>>,
+    declared: Arc<Declared>,
 }
 
 impl Fields {
-    fn new(contact: &Contact, declared: Arc<BTreeSet<String>>) -> Self {
+    fn new(contact: &Contact, declared: Arc<Declared>) -> Self {
         let built_in = [
             ("email", Some(&contact.email)),
             ("first_name", contact.first_name.as_ref()),
@@ -120,7 +128,7 @@ impl Fields {
             .into_iter()
             .filter_map(|(name, text)| text.map(|text| (name.to_owned(), Value::from(without_controls(text)))))
             .collect();
-        for (name, value) in contact.attributes.iter().filter(|(name, _)| declared.contains(*name)) {
+        for (name, value) in contact.attributes.iter().filter(|(name, _)| declared.contains_key(*name)) {
             values.insert(name.clone(), attribute_value(value));
         }
         Fields { values, declared }
@@ -133,11 +141,14 @@ impl Object for Fields {
     }
 
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        self.values.get(key).cloned().or_else(|| self.declared.contains(key).then(unset))
+        self.values.get(key).cloned().or_else(|| match self.declared.get(key)? {
+            AttributeType::Date => Some(Value::from_object(NoDay)),
+            _ => Some(unset()),
+        })
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.declared.iter().map(|name| Value::from(name.as_str())).collect())
+        Enumerator::Values(self.declared.keys().map(|name| Value::from(name.as_str())).collect())
     }
 }
 
@@ -208,6 +219,35 @@ impl Object for Day {
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// A date that is not set. Unlike [`unset`] it has parts, so that
+/// `contact.birthday.month == now.month` is false for people whose birthday is not known, and not
+/// an error.
+#[derive(Debug)]
+struct NoDay;
+
+impl Object for NoDay {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        matches!(key.as_str()?, "year" | "month" | "day").then(unset)
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        false
+    }
+
+    fn render(self: &Arc<Self>, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// Whether a value stands for nothing: a field that is not set, or `none`.
+pub(super) fn is_nothing(value: &Value) -> bool {
+    value.is_undefined() || value.is_none() || value.downcast_object_ref::<NoDay>().is_some()
 }
 
 /// A moment, in the recipient's zone where that is known, otherwise in UTC.

@@ -46,6 +46,8 @@ pub(super) fn sandbox() -> Environment<'static> {
     environment.add_filter("default", default_filter);
     environment.add_filter("d", default_filter);
     environment.add_filter("date", date_filter);
+    environment.add_test("defined", |value: &Value| !context::is_nothing(value) || value.is_none());
+    environment.add_test("undefined", |value: &Value| context::is_nothing(value) && !value.is_none());
     environment.add_filter("urlencode", |value: &Value| percent_encode(&value.to_string()));
     environment.add_filter(URL_PART_FILTER, |value: &Value| Value::from_safe_string(percent_encode(&value.to_string())));
     environment.add_filter(WHOLE_URL_FILTER, |value: &Value| Value::from_safe_string(without_blanks(&value.to_string())));
@@ -60,7 +62,7 @@ pub(super) const WHOLE_URL_FILTER: &str = "optin_url";
 /// Prints a value where it stands. minijinja's own escaper writes `/` as `&#x2f;`, which makes
 /// every address in a mail unreadable for the machines that check them.
 fn write_value(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.is_undefined() || value.is_none() {
+    if context::is_nothing(value) {
         return Ok(());
     }
     if value.is_safe()
@@ -117,7 +119,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// Like Jinja's, and also replaces an empty text: a name that is there but empty greets nobody.
 fn default_filter(value: &Value, other: Rest<Value>) -> Value {
-    let empty = value.is_undefined() || value.is_none() || value.as_str().is_some_and(|text| text.trim().is_empty());
+    let empty = context::is_nothing(value) || value.as_str().is_some_and(|text| text.trim().is_empty());
     let lax = other.get(1).is_some_and(Value::is_true) && !value.is_true();
     if empty || lax { other.first().cloned().unwrap_or_else(|| Value::from("")) } else { value.clone() }
 }
@@ -125,7 +127,7 @@ fn default_filter(value: &Value, other: Rest<Value>) -> Value {
 /// `{{ contact.birthday | date("%d %B") }}`: strftime. Nothing for a date that is not set.
 fn date_filter(value: &Value, pattern: Option<&str>) -> Result<String, Error> {
     let pattern = pattern.unwrap_or("%Y-%m-%d");
-    if value.is_undefined() || value.is_none() || value.as_str() == Some("") {
+    if context::is_nothing(value) || value.as_str() == Some("") {
         return Ok(String::new());
     }
     if pattern.len() > MAX_DATE_PATTERN_BYTES {

@@ -35,6 +35,8 @@ pub(super) struct Rewritten {
 }
 
 struct State<'a> {
+    /// What the marketer wrote, for the places of problems.
+    body: &'a str,
     vault: &'a mut Vault,
     track: bool,
     links: Vec<Link>,
@@ -44,8 +46,8 @@ struct State<'a> {
 }
 
 /// Rewrites a document that the CSS inliner has put in order.
-pub(super) fn rewrite(html: &str, inserts: &Inserts, track: bool, vault: &mut Vault) -> Result<Rewritten, Vec<ContentProblem>> {
-    let state = Rc::new(RefCell::new(State { vault, track, links: Vec::new(), current: None, problems: Vec::new() }));
+pub(super) fn rewrite(html: &str, inserts: &Inserts, track: bool, body: &str, vault: &mut Vault) -> Result<Rewritten, Vec<ContentProblem>> {
+    let state = Rc::new(RefCell::new(State { body, vault, track, links: Vec::new(), current: None, problems: Vec::new() }));
     let (for_all, for_links, for_images, for_texts) = (state.clone(), state.clone(), state.clone(), state.clone());
     let handlers = vec![
         element!("html", |el| {
@@ -155,7 +157,7 @@ impl State<'_> {
         match scheme.as_deref() {
             Some("http" | "https") if !has_fields => {
                 if let Err(message) = web_address(&address) {
-                    self.problems.push(self.problem(message, "write the whole address: `https://shop.example/page`"));
+                    self.problems.push(self.problem(&written, message, "write the whole address: `https://shop.example/page`"));
                     return;
                 }
             }
@@ -166,7 +168,7 @@ impl State<'_> {
             None => return,
             Some(other) => {
                 let message = format!("the link `{}` begins with `{other}:`", shorten(&written));
-                self.problems.push(self.problem(message, "a link leads to http, https, mailto or tel"));
+                self.problems.push(self.problem(&written, message, "a link leads to http, https, mailto or tel"));
                 return;
             }
         }
@@ -277,8 +279,9 @@ impl State<'_> {
         out
     }
 
-    fn problem(&self, message: String, hint: &str) -> ContentProblem {
-        ContentProblem::new(Part::Body, None, message, hint)
+    fn problem(&self, written: &str, message: String, hint: &str) -> ContentProblem {
+        let span = self.body.find(written).map(|at| at..at + written.len());
+        ContentProblem::new(Part::Body, span, message, hint)
     }
 }
 

@@ -113,6 +113,48 @@ pub(super) fn protect(part: Part, source: &str, vault: &mut Vault, problems: &mu
     })
 }
 
+/// Elements inside elements. The CSS inliner and MJML's converter walk them recursively; layouts
+/// made of tables come to 40.
+const MAX_DEPTH: usize = 200;
+
+/// How far the end of a tag is looked for.
+const MAX_TAG_BYTES: usize = 4_096;
+
+/// Elements without an end, or whose end tag people leave out.
+const NOT_NESTED: &[&str] = &[
+    "area", "base", "br", "col", "dd", "dt", "hr", "img", "input", "li", "link", "meta", "option", "p", "source", "tbody", "td", "tfoot",
+    "th", "thead", "tr", "wbr",
+];
+
+/// Refuses markup that is nested so deeply that nobody can have meant it.
+pub(super) fn check_depth(part: Part, markup: &str) -> Result<(), ContentProblem> {
+    let mut depth = 0_usize;
+    for (at, _) in markup.match_indices('<') {
+        let after = &markup[at + 1..];
+        if let Some(closing) = after.strip_prefix('/') {
+            let name = tag_name(closing);
+            if !NOT_NESTED.contains(&name.as_str()) {
+                depth = depth.saturating_sub(1);
+            }
+        } else if after.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let end = after.bytes().take(MAX_TAG_BYTES).position(|byte| byte == b'>');
+            let closed = end.is_some_and(|end| end > 0 && after.as_bytes()[end - 1] == b'/');
+            if !closed && !NOT_NESTED.contains(&tag_name(after).as_str()) {
+                depth += 1;
+            }
+        }
+        if depth > MAX_DEPTH {
+            let message = format!("elements are nested more than {MAX_DEPTH} deep");
+            return Err(ContentProblem::new(part, None, message, "close the elements that are left open"));
+        }
+    }
+    Ok(())
+}
+
+fn tag_name(text: &str) -> String {
+    text.chars().take(20).take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect::<String>().to_ascii_lowercase()
+}
+
 /// The elements of MJML.
 const MJML_ELEMENTS: &[&str] = &[
     "mj-accordion",
@@ -175,7 +217,7 @@ pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Resu
         ContentProblem::new(Part::Body, span, message, "a body in MJML is `<mjml><mj-body><mj-section><mj-column> .. `")
     };
     let at = |position: &mrml::prelude::parser::Span| {
-        let (start, end) = (position.start as usize, position.end as usize);
+        let (start, end) = (position.start, position.end);
         Some(source_range(protected, source, start..end, vault))
     };
     let parsed = mrml::parse(protected).map_err(|error| match &error {
@@ -185,13 +227,37 @@ pub(super) fn mjml_to_html(protected: &str, source: &str, vault: &Vault) -> Resu
         Error::InvalidAttribute { position, .. } => problem(at(position), "MJML: this attribute cannot stand here".to_owned()),
         Error::InvalidFormat { position, .. } => problem(at(position), "MJML: this value is malformed".to_owned()),
         Error::IncludeLoaderError { position, .. } => problem(at(position), "MJML: other files cannot be included".to_owned()),
-        Error::EndOfStream { .. } => problem(None, "MJML: the text ends before all elements are closed".to_owned()),
+        Error::EndOfStream { .. } => problem(unclosed(source), "MJML: this element is not closed".to_owned()),
         Error::ParserError { source, .. } => problem(None, format!("MJML: {source}")),
         _ => problem(None, format!("MJML: {error}")),
     })?;
     // Without its list of fonts: a mail that names one of them would make its reader call Google.
     let options = mrml::prelude::render::RenderOptions { fonts: std::collections::HashMap::new(), ..Default::default() };
     parsed.element.render(&options).map_err(|error| problem(None, format!("MJML: {error}")))
+}
+
+/// The name of the first MJML element that is not closed where it should be.
+fn unclosed(source: &str) -> Option<Range<usize>> {
+    let mut open: Vec<Range<usize>> = Vec::new();
+    for (at, _) in source.match_indices('<') {
+        let closes = source[at + 1..].starts_with('/');
+        let start = at + 1 + usize::from(closes);
+        let length = source[start..].find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(source.len() - start);
+        let name = start..start + length;
+        if !source[name.clone()].starts_with("mj") {
+            continue;
+        }
+        let end = source[name.end..].find('>').map_or(source.len(), |end| name.end + end);
+        if !closes && !source[..end].ends_with('/') {
+            open.push(name);
+        } else if closes {
+            let expected = open.pop()?;
+            if source[expected.clone()] != source[name] {
+                return Some(expected);
+            }
+        }
+    }
+    open.pop()
 }
 
 /// Maps a range of the protected text to the source: text is the same in both, tags differ in

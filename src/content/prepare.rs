@@ -44,9 +44,10 @@ fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepar
     let mut vault = vault_for(definition);
     let document = document(definition, &mut vault, &mut problems);
     let (Some(document), true) = (document, problems.is_empty()) else { return Err(problems) };
+    markup::check_depth(Part::Body, &document.html).map_err(|problem| vec![problem])?;
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
     let (has_preheader, inserts) = inserts(definition, &document, &mut vault);
-    let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &mut vault)?;
+    let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &definition.body, &mut vault)?;
     let problems = check_result(definition, &html, &vault);
     if !problems.is_empty() {
         return Err(problems);
@@ -204,6 +205,10 @@ fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<Conte
         BodyKind::Mjml => {
             let protected = markup::protect(Part::Body, source, vault, problems);
             problems.extend(markup::unknown_mjml(source));
+            if let Err(problem) = markup::check_depth(Part::Body, source) {
+                problems.push(problem);
+                return None;
+            }
             match markup::mjml_to_html(&protected, source, vault) {
                 Ok(html) => html,
                 Err(problem) => {
@@ -272,7 +277,8 @@ fn inline_css(html: &str) -> Result<String, ContentProblem> {
 
 fn inserts(definition: &Definition, document: &Document, vault: &mut Vault) -> (bool, Inserts) {
     let has_preheader = definition.preheader.as_deref().is_some_and(|text| !text.trim().is_empty());
-    let mut start = if has_preheader { frame::preheader(vault) } else { String::new() };
+    let layout_shows_it = definition.layout_text.as_deref().is_some_and(|layout| check::uses_root(layout, "preheader"));
+    let mut start = if has_preheader && !layout_shows_it { frame::preheader(vault) } else { String::new() };
     let mut end = String::new();
     if document.needs_frame {
         let (strip, footer) = frame::around_document(vault);
