@@ -74,9 +74,12 @@ pub fn load(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
     }
 }
 
-/// The folder as people write it: without `./` in front.
+/// The folder as people write it: without `./` in front, relative to the working directory where it
+/// lies below it.
 fn shown(dir: &Path) -> PathBuf {
-    dir.strip_prefix(".").ok().filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(dir).to_owned()
+    let working = std::env::current_dir().unwrap_or_default();
+    let below = dir.strip_prefix(".").or_else(|_| dir.strip_prefix(&working)).ok();
+    below.filter(|rest| !rest.as_os_str().is_empty()).unwrap_or(dir).to_owned()
 }
 
 /// Reads a file of text and keeps it; reports what prevents that. A byte order mark is dropped.

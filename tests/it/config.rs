@@ -163,6 +163,11 @@ fn a_file_that_is_not_utf_8_names_the_byte() {
 }
 
 #[test]
+fn a_file_that_no_person_wrote_is_not_read() {
+    one_problem(&[("optin.toml", OPTIN_TOML), ("segments.toml", &"# tea\n".repeat(200_000))], &[], "larger than 1048576 bytes");
+}
+
+#[test]
 fn a_byte_order_mark_is_no_mistake() {
     assert!(load_files(&[("optin.toml", &format!("\u{feff}{OPTIN_TOML}"))], &[]).is_ok());
 }
@@ -231,7 +236,12 @@ proptest! {
     /// Whatever lies in `optin.toml`, there is an answer, and every place lies in its file.
     #[test]
     fn any_bytes_give_a_configuration_or_a_problem(bytes in bytes_like_a_file()) {
-        if let Err(problems) = load_bytes(&[("optin.toml", &bytes[..])], &[]) {
+        let valid = OPTIN_TOML.as_bytes();
+        for files in [
+            &[("optin.toml", &bytes[..])][..],
+            &[("optin.toml", valid), ("topics.toml", &bytes), ("segments.toml", &bytes), ("campaigns/a.toml", &bytes)],
+        ] {
+            let Err(problems) = load_bytes(files, &[]) else { continue };
             prop_assert!(!problems.list.is_empty());
             for problem in &problems.list {
                 prop_assert!(problem.line > 0 || problem.span.is_none());

@@ -5,5 +5,6 @@
 mod support;
 
 mod config;
+mod example;
 mod harness;
 mod tidy;

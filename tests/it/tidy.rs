@@ -96,7 +96,14 @@ impl File {
 
     /// The text before its tests, comments and doc comments blanked, with line numbers from 1.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let tests = self.text.lines().position(|line| line.trim_start() == "#[cfg(test)]").unwrap_or(usize::MAX);
+        // `#[cfg(test)] mod tests;` in the middle of a list of modules ends nothing: what counts is the
+        // test module written out, which stands last, and files of tests.
+        let lines: Vec<&str> = self.text.lines().collect();
+        let opens = |at: usize| {
+            lines[at].trim() == "#[cfg(test)]"
+                && lines[at + 1..].iter().find(|line| !line.starts_with("#[")).is_some_and(|line| line.contains('{'))
+        };
+        let tests = if self.path.ends_with("/tests.rs") { 0 } else { (0..lines.len()).find(|at| opens(*at)).unwrap_or(lines.len()) };
         self.text.lines().take(tests).enumerate().map(|(at, line)| (at + 1, without_comment(line)))
     }
 
@@ -307,6 +314,9 @@ fn a_long_file_is_found() {
     assert_eq!(length(&File::new("src/text/mod.rs", &"let a = 1;\n".repeat(MAX_LINES + 1))).len(), 1);
     let tested = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", "let a = 1;\n".repeat(MAX_LINES), "let b = 2;\n".repeat(50));
     assert_eq!(length(&File::new("src/text/mod.rs", &tested)).len(), 0);
+    assert_eq!(length(&File::new("src/text/tests.rs", &"let a = 1;\n".repeat(MAX_LINES + 1))).len(), 0);
+    let listed = format!("#[cfg(test)]\nmod tests;\n{}", "let a = 1;\n".repeat(MAX_LINES + 1));
+    assert_eq!(length(&File::new("src/text/mod.rs", &listed)).len(), 1, "a list of modules ends nothing");
 }
 
 #[test]

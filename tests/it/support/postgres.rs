@@ -15,13 +15,18 @@ use sqlx::{Connection as _, Executor as _};
 
 use super::{free_port, wait_until};
 
-/// Makes the folder, the cluster and the server; then waits for the end of its input.
+/// Makes the folder, the cluster and the server; then waits for the end of its input. Also when we
+/// are gone before it is ready (nobody reads `started`), it ends and cleans up. A shell starts
+/// background jobs with QUIT ignored; until the server has set its own handler, only TERM works.
 /// `$1`: folder of the binaries, `$2`: port.
 const SCRIPT: &str = r#"
 umask 077
 cd /
 dir=$(mktemp -d "${TMPDIR:-/tmp}/optin-postgres-XXXXXX") || exit 1
-trap 'rm -rf "$dir"' EXIT
+server=
+trap '[ -z "$server" ] || { kill -TERM "$server"; kill -QUIT "$server"; wait "$server"; } 2>/dev/null; rm -rf "$dir"' EXIT
+trap '' PIPE
+trap 'exit 1' HUP INT TERM
 "$1/initdb" -D "$dir/data" -U optin -A trust -E UTF8 --locale=C.UTF-8 --no-sync >"$dir/initdb.log" 2>&1 || {
   echo "failed: $(tail -n 5 "$dir/initdb.log" | tr '\n' ' ')"; exit 1
 }
@@ -31,8 +36,6 @@ trap 'rm -rf "$dir"' EXIT
 server=$!
 echo started
 cat >/dev/null
-kill -QUIT "$server" 2>/dev/null
-wait "$server"
 "#;
 
 /// Attempts to find a port nobody else takes between our look and the server's start.
