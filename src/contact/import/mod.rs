@@ -233,7 +233,7 @@ impl Import<'_> {
         counts: &mut ImportCounts,
         stored: &mut u64,
     ) -> Result<(), DbError> {
-        let writer = Writer::new(mapping, self.entropy, self.now);
+        let mut writer = Writer::new(mapping, self.entropy, self.now);
         let mut open: Option<(Tx, usize)> = None;
         let mut line = 0;
         while let Some(message) = receiver.recv().await {
@@ -241,16 +241,10 @@ impl Import<'_> {
             let at = batch.progress;
             let (mut tx, batches) = match open.take() {
                 Some(open) => open,
-                None => {
-                    let mut tx = self.db.begin().await?;
-                    if !self.options.dry_run {
-                        writer.lock(&mut tx).await?;
-                    }
-                    (tx, 0)
-                }
+                None => (self.db.begin().await?, 0),
             };
             (counts.read, counts.rejected) = (at.rows, at.rejected);
-            let rows = writer.write(&mut tx, *batch, counts).await?;
+            let rows = writer.write(&mut tx, &batch, counts).await?;
             after.batch(&mut tx, &rows).await?;
             line = at.line;
             progress(at);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use super::cells::{self, Cells};
 use super::mapping::{Mapping, MappingError, map_columns};
@@ -23,8 +24,9 @@ const REMEMBERED_DOMAINS: usize = 4_096;
 /// together), as columns.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub keys: Vec<String>,
-    pub emails: Vec<String>,
+    pub keys: Vec<Arc<str>>,
+    /// The address as shown, where that is not the key.
+    pub emails: Vec<Option<Arc<str>>>,
     /// The line of each address, the last one where it came several times.
     pub lines: Vec<u64>,
     /// One for each column of the mapping.
@@ -182,8 +184,8 @@ impl<R: Read> RowReader<R> {
         match address {
             Ok(address) if wrong.is_empty() => {
                 let (text, key) = address.into_text_and_key();
-                batch.emails.push(text);
-                batch.keys.push(key);
+                batch.emails.push((text != key).then(|| text.into()));
+                batch.keys.push(key.into());
                 batch.lines.push(self.row.line());
                 Ok(())
             }
@@ -205,11 +207,17 @@ fn pop(column: &mut ColumnData) {
         ColumnData::F64(values) => drop(values.pop()),
         ColumnData::Bool(values) => drop(values.pop()),
         ColumnData::Text(values) => drop(values.pop()),
+                ColumnData::Shared(values) => drop(values.pop()),
         ColumnData::Bytes(values) => drop(values.pop()),
     }
 }
 
 impl Batch {
+    /// The address of an entry as shown.
+    pub fn email(&self, index: usize) -> &Arc<str> {
+        self.emails[index].as_ref().unwrap_or(&self.keys[index])
+    }
+
     /// Orders by key and makes one entry of the rows of one address, the later cell winning.
     fn sort_and_merge(&mut self) {
         if self.keys.is_sorted_by(|left, right| left < right) {
@@ -228,14 +236,15 @@ impl Batch {
         }
         let last = |group: &&[usize]| group[group.len() - 1];
         self.lines = groups.iter().map(|group| self.lines[last(group)]).collect();
-        self.keys = groups.iter().map(|group| std::mem::take(&mut self.keys[group[0]])).collect();
-        self.emails = groups.iter().map(|group| std::mem::take(&mut self.emails[last(group)])).collect();
+        self.keys = groups.iter().map(|group| self.keys[group[0]].clone()).collect();
+        self.emails = groups.iter().map(|group| self.emails[last(group)].take()).collect();
         for column in &mut self.columns {
             match column {
                 ColumnData::I64(values) => gather(values, &groups),
                 ColumnData::F64(values) => gather(values, &groups),
                 ColumnData::Bool(values) => gather(values, &groups),
                 ColumnData::Text(values) => gather(values, &groups),
+                ColumnData::Shared(values) => gather(values, &groups),
                 ColumnData::Bytes(values) => gather(values, &groups),
             }
         }
@@ -257,6 +266,7 @@ fn brings_something(column: &ColumnData, row: usize, earlier: &[usize]) -> bool 
         ColumnData::F64(values) => differs(values, row, earlier),
         ColumnData::Bool(values) => differs(values, row, earlier),
         ColumnData::Text(values) => differs(values, row, earlier),
+                ColumnData::Shared(values) => differs(values, row, earlier),
         ColumnData::Bytes(values) => differs(values, row, earlier),
     }
 }
