@@ -20,8 +20,8 @@ pub use value::{Args, ColumnData, FromColumn, Row, Rows, Value};
 
 /// SQLite refuses more bound parameters than this in one statement (`SQLITE_MAX_VARIABLE_NUMBER`).
 const SQLITE_MAX_PARAMETERS: usize = 32_766;
-/// Rows of one bulk statement on SQLite. Larger blocks gain nothing and cost preparation time.
-const SQLITE_BULK_ROWS: usize = 500;
+/// Rows of one bulk statement on SQLite. Larger blocks leave the processor's cache and are slower.
+const SQLITE_BULK_ROWS: usize = 200;
 /// Rows of one bulk statement on PostgreSQL: bounds the memory of the bound arrays.
 const POSTGRES_BULK_ROWS: usize = 5_000;
 

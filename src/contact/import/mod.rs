@@ -32,7 +32,7 @@ use crate::entropy::Entropy;
 
 /// Batches committed together. More would make sign-ups and senders wait longer for the lock; fewer
 /// would wait for the disk more often.
-const BATCHES_PER_COMMIT: usize = 4;
+const BATCHES_PER_COMMIT: usize = 8;
 /// Batches that wait for the writer.
 const QUEUE: usize = 2;
 
@@ -168,6 +168,13 @@ pub enum ImportError {
     Thread,
 }
 
+/// What the reading thread needs to know.
+struct Job {
+    options: ImportOptions,
+    entropy: Entropy,
+    now: Time,
+}
+
 /// What the reading thread tells.
 enum Message {
     Opened(Box<(Mapping, char)>),
@@ -192,8 +199,9 @@ impl Import<'_> {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<ImportOutcome, ImportError> {
         let (sender, mut receiver) = mpsc::channel(QUEUE);
-        let (schema, options) = (self.schema.clone(), self.options.clone());
-        let reading = tokio::task::spawn_blocking(move || read(source, &schema, &options, Rejects::new(rejects), &sender));
+        let (schema, job) = (self.schema.clone(), Job { options: self.options.clone(), entropy: self.entropy.clone(), now: self.now });
+        let (used, free) = std::sync::mpsc::channel();
+        let reading = tokio::task::spawn_blocking(move || read(source, &schema, &job, Rejects::new(rejects), &sender, &free));
         let Some(Message::Opened(opened)) = receiver.recv().await else {
             // It ended before it had the header: its error is the answer.
             return Err(match reading.await {
@@ -202,7 +210,7 @@ impl Import<'_> {
             });
         };
         let (mapping, delimiter) = *opened;
-        let written = self.write(&mapping, &mut receiver, after, progress).await;
+        let written = self.write(&mapping, (&mut receiver, &used), after, progress).await;
         // Lets the thread see that nobody listens any more.
         drop(receiver);
         let ended = reading.await.map_err(|_| ImportError::Thread)?;
@@ -214,37 +222,41 @@ impl Import<'_> {
     async fn write(
         &self,
         mapping: &Mapping,
-        receiver: &mut mpsc::Receiver<Message>,
+        queue: (&mut mpsc::Receiver<Message>, &Used),
         after: &mut impl AfterBatch,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<ImportCounts, ImportError> {
         let mut counts = ImportCounts::default();
         let mut stored = 0;
-        let run = self.write_all(mapping, receiver, after, progress, &mut counts, &mut stored).await;
+        let run = self.write_all(mapping, queue, after, progress, &mut counts, &mut stored).await;
         run.map(|()| counts).map_err(|source| ImportError::Database { line: stored, source })
     }
 
     async fn write_all(
         &self,
         mapping: &Mapping,
-        receiver: &mut mpsc::Receiver<Message>,
+        queue: (&mut mpsc::Receiver<Message>, &Used),
         after: &mut impl AfterBatch,
         progress: &mut (dyn FnMut(Progress) + Send),
         counts: &mut ImportCounts,
         stored: &mut u64,
     ) -> Result<(), DbError> {
-        let mut writer = Writer::new(mapping, self.entropy, self.now);
+        let mut writer = Writer::new(mapping, self.now);
         let mut open: Option<(Tx, usize)> = None;
         let mut line = 0;
+        let (receiver, used) = queue;
         while let Some(message) = receiver.recv().await {
-            let Message::Batch(batch) = message else { continue };
+            let Message::Batch(mut batch) = message else { continue };
             let at = batch.progress;
             let (mut tx, batches) = match open.take() {
                 Some(open) => open,
                 None => (self.db.begin().await?, 0),
             };
             (counts.read, counts.rejected) = (at.rows, at.rejected);
-            let rows = writer.write(&mut tx, &batch, counts).await?;
+            let rows = writer.write(&mut tx, &mut batch, counts).await?;
+            // The thread that made it frees it: another one would pay more, and the writer has no time.
+            // Where that thread has ended, it is freed here.
+            drop(used.send(batch));
             after.batch(&mut tx, &rows).await?;
             line = at.line;
             progress(at);
@@ -267,19 +279,24 @@ impl Import<'_> {
     }
 }
 
+/// Batches that are written go back to the thread that made them.
+type Used = std::sync::mpsc::Sender<Box<Batch>>;
+
 /// The reading thread.
 fn read(
     source: impl Read,
     schema: &Schema,
-    options: &ImportOptions,
+    job: &Job,
     rejects: Rejects,
     sender: &mpsc::Sender<Message>,
+    free: &std::sync::mpsc::Receiver<Box<Batch>>,
 ) -> Result<Ended, ImportError> {
-    let mut reader = RowReader::open(source, schema, options, rejects)?;
+    let mut reader = RowReader::open(source, schema, job, rejects)?;
     let opened = Message::Opened(Box::new((reader.mapping().clone(), reader.delimiter())));
     let mut listening = sender.blocking_send(opened).is_ok();
     while listening && let Some(batch) = reader.next_batch().map_err(ImportError::Io)? {
         listening = sender.blocking_send(Message::Batch(Box::new(batch))).is_ok();
+        free.try_iter().for_each(drop);
     }
     let encoding = reader.encoding();
     Ok(Ended { rejects: reader.finish().map_err(ImportError::Io)?, encoding })

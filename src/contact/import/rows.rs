@@ -7,14 +7,17 @@ use std::sync::Arc;
 use super::cells::{self, Cells};
 use super::mapping::{Mapping, MappingError, map_columns};
 use super::rejects::{Reject, Rejects};
-use super::{ImportError, ImportOptions};
+use super::{ImportError, Job};
+use crate::clock::Time;
 use crate::contact::address::Domain;
 use crate::contact::csv::{Next, Reader, Row};
-use crate::contact::{Address, AddressError, Schema};
-use crate::db::ColumnData;
+use crate::contact::{Address, AddressError, Schema, sql};
+use crate::db::{ColumnData, Rows};
+use crate::entropy::Entropy;
 
 /// Rows of one batch: one look-up, one insert, one update in the database.
-const BATCH_ROWS: usize = 5_000;
+/// Small, so that the few batches under way are little memory.
+const BATCH_ROWS: usize = 2_500;
 /// Bytes of the file after which a batch is full, whatever its rows: bounds the memory of long cells.
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// Domains remembered: most lists have few, and checking one costs more than the rest of the row.
@@ -34,6 +37,10 @@ pub(super) struct Batch {
     /// Rows for an address that came before in this batch: index, and whether they bring anything new.
     pub repeats: Vec<(usize, bool)>,
     pub progress: Progress,
+    /// An id for each entry, used where the contact is new.
+    pub ids: Vec<i64>,
+    /// All of it as input of the insert, made here to keep the writer free.
+    pub insert: Rows,
 }
 
 /// How far the file is read, and what was refused on the way.
@@ -58,6 +65,9 @@ pub(super) struct RowReader<R> {
     domains: Domains,
     rejects: Rejects,
     progress: Progress,
+    entropy: Entropy,
+    now: Time,
+    names: Vec<String>,
 }
 
 #[derive(Default)]
@@ -81,7 +91,8 @@ impl Domains {
 
 impl<R: Read> RowReader<R> {
     /// Reads the header and maps it.
-    pub fn open(source: R, schema: &Schema, options: &ImportOptions, rejects: Rejects) -> Result<Self, ImportError> {
+    pub fn open(source: R, schema: &Schema, job: &Job, rejects: Rejects) -> Result<Self, ImportError> {
+        let options = &job.options;
         let encoding = match &options.encoding {
             Some(label) => Some(
                 encoding_rs::Encoding::for_label(label.as_bytes()).ok_or_else(|| ImportError::Encoding { label: label.clone() })?,
@@ -98,7 +109,11 @@ impl<R: Read> RowReader<R> {
         let headers: Vec<String> = row.cells().map(str::to_owned).collect();
         let mapping = map_columns(&headers, &options.map, schema)?;
         reader.expect_width(mapping.width);
+        let names = (0..mapping.columns.len()).map(sql::bulk_name).collect();
         Ok(RowReader {
+            entropy: job.entropy.clone(),
+            now: job.now,
+            names,
             reader,
             row,
             mapping,
@@ -153,6 +168,8 @@ impl<R: Read> RowReader<R> {
         }
         batch.sort_and_merge();
         batch.progress = self.progress;
+        batch.ids = self.entropy.ids(self.now, batch.keys.len()).collect();
+        batch.insert = batch.input(&self.names, &batch.ids, None);
         Ok(Some(batch))
     }
 
@@ -218,6 +235,19 @@ impl Batch {
         self.emails[index].as_ref().unwrap_or(&self.keys[index])
     }
 
+    /// The entries at `indexes` (all of them without) as input of a statement: `id`, `email_key`,
+    /// `email` and the columns by `names`. Texts are shared, not copied.
+    pub fn input(&self, names: &[String], ids: &[i64], indexes: Option<&[usize]>) -> Rows {
+        let mut input = Rows::new()
+            .column("id", pick(&ColumnData::I64(ids.iter().copied().map(Some).collect()), indexes))
+            .column("email_key", pick(&ColumnData::Shared(self.keys.iter().cloned().map(Some).collect()), indexes))
+            .column("email", pick_from(&self.emails, indexes, ColumnData::Shared));
+        for (name, column) in names.iter().zip(&self.columns) {
+            input = input.column(name.clone(), pick(column, indexes));
+        }
+        input
+    }
+
     /// Orders by key and makes one entry of the rows of one address, the later cell winning.
     fn sort_and_merge(&mut self) {
         if self.keys.is_sorted_by(|left, right| left < right) {
@@ -249,6 +279,24 @@ impl Batch {
             }
         }
     }
+}
+
+fn pick(column: &ColumnData, indexes: Option<&[usize]>) -> ColumnData {
+    match column {
+        ColumnData::I64(values) => pick_from(values, indexes, ColumnData::I64),
+        ColumnData::F64(values) => pick_from(values, indexes, ColumnData::F64),
+        ColumnData::Bool(values) => pick_from(values, indexes, ColumnData::Bool),
+        ColumnData::Text(values) => pick_from(values, indexes, ColumnData::Text),
+        ColumnData::Shared(values) => pick_from(values, indexes, ColumnData::Shared),
+        ColumnData::Bytes(values) => pick_from(values, indexes, ColumnData::Bytes),
+    }
+}
+
+fn pick_from<T: Clone>(values: &[T], indexes: Option<&[usize]>, make: impl FnOnce(Vec<T>) -> ColumnData) -> ColumnData {
+    make(match indexes {
+        Some(indexes) => indexes.iter().map(|index| values[*index].clone()).collect(),
+        None => values.to_vec(),
+    })
 }
 
 fn gather<T>(values: &mut Vec<Option<T>>, groups: &[&[usize]]) {

@@ -9,11 +9,9 @@ use crate::args;
 use crate::clock::Time;
 use crate::contact::sql;
 use crate::db::{ColumnData, DbError, Row, Rows, Tx};
-use crate::entropy::Entropy;
 
 /// The statements of one import.
-pub(super) struct Writer<'a> {
-    entropy: &'a Entropy,
+pub(super) struct Writer {
     now: Time,
     look_up: String,
     insert: String,
@@ -31,11 +29,10 @@ struct Found {
     changed: bool,
 }
 
-impl<'a> Writer<'a> {
-    pub fn new(mapping: &Mapping, entropy: &'a Entropy, now: Time) -> Self {
+impl Writer {
+    pub fn new(mapping: &Mapping, now: Time) -> Self {
         let targets: Vec<&str> = mapping.columns.iter().map(|column| column.target.as_str()).collect();
         Writer {
-            entropy,
             now,
             look_up: sql::bulk_look_up(&targets),
             insert: sql::bulk_insert(&targets),
@@ -49,14 +46,13 @@ impl<'a> Writer<'a> {
     ///
     /// A new list costs one statement: insert what is not there, and when that was all, nothing needs
     /// looking up. A known list is looked up first, so that only what changed is written.
-    pub async fn write(&mut self, tx: &mut Tx, batch: &Batch, counts: &mut ImportCounts) -> Result<Vec<ImportedRow>, DbError> {
+    pub async fn write(&mut self, tx: &mut Tx, batch: &mut Batch, counts: &mut ImportCounts) -> Result<Vec<ImportedRow>, DbError> {
         let suppressed = suppressed(tx, &batch.keys).await?;
-        let ids = self.entropy.ids(self.now, batch.keys.len());
         let mut rows: Vec<ImportedRow> = batch
             .lines
             .iter()
-            .zip(ids)
-            .map(|(line, contact_id)| ImportedRow { contact_id, line: *line, added: true, changed: true, suppressed: false })
+            .zip(&batch.ids)
+            .map(|(line, id)| ImportedRow { contact_id: *id, line: *line, added: true, changed: true, suppressed: false })
             .collect();
         for index in suppressed {
             rows[index].suppressed = true;
@@ -100,30 +96,21 @@ impl<'a> Writer<'a> {
         Ok(found)
     }
 
-    async fn insert(&self, tx: &mut Tx, batch: &Batch, rows: &[ImportedRow]) -> Result<u64, DbError> {
+    async fn insert(&self, tx: &mut Tx, batch: &mut Batch, rows: &[ImportedRow]) -> Result<u64, DbError> {
         let new: Vec<usize> = (0..rows.len()).filter(|index| rows[*index].added).collect();
-        tx.bulk(&self.insert, args![self.now], self.input(batch, rows, &new)).await
+        let input = std::mem::take(&mut batch.insert);
+        let input = if new.len() == rows.len() { input } else { batch.input(&self.names, &batch.ids, Some(&new)) };
+        tx.bulk(&self.insert, args![self.now], input).await
     }
 
     async fn update(&self, tx: &mut Tx, batch: &Batch, rows: &[ImportedRow]) -> Result<(), DbError> {
         let changed: Vec<usize> = (0..rows.len()).filter(|index| rows[*index].changed && !rows[*index].added).collect();
-        let touched = tx.bulk(&self.update, args![self.now], self.input(batch, rows, &changed)).await?;
+        let ids: Vec<i64> = rows.iter().map(|row| row.contact_id).collect();
+        let touched = tx.bulk(&self.update, args![self.now], batch.input(&self.names, &ids, Some(&changed))).await?;
         if touched != changed.len() as u64 {
             return Err(DbError::Unexpected(format!("expected to change {} contacts, changed {touched}", changed.len())));
         }
         Ok(())
-    }
-
-    /// The rows at `indexes` as input of a statement. Texts are shared, not copied.
-    fn input(&self, batch: &Batch, rows: &[ImportedRow], indexes: &[usize]) -> Rows {
-        let mut input = Rows::new()
-            .i64("id", indexes.iter().map(|index| rows[*index].contact_id))
-            .shared("email_key", indexes.iter().map(|index| batch.keys[*index].clone()))
-            .column("email", ColumnData::Shared(indexes.iter().map(|index| batch.emails[*index].clone()).collect()));
-        for (name, column) in self.names.iter().zip(&batch.columns) {
-            input = input.column(name.clone(), pick(column, indexes));
-        }
-        input
     }
 }
 
@@ -162,19 +149,4 @@ fn differs(column: &ColumnData, index: usize, row: &Row, at: usize) -> Result<bo
         ColumnData::Shared(values) => values[index].is_some() && row.get::<Option<String>>(at)?.as_deref() != values[index].as_deref(),
         ColumnData::Bytes(values) => values[index].is_some() && row.get::<Option<Vec<u8>>>(at)? != values[index],
     })
-}
-
-/// Some values of a column.
-fn pick(column: &ColumnData, indexes: &[usize]) -> ColumnData {
-    fn some<T: Clone>(values: &[T], indexes: &[usize]) -> Vec<T> {
-        if indexes.len() == values.len() { values.to_vec() } else { indexes.iter().map(|index| values[*index].clone()).collect() }
-    }
-    match column {
-        ColumnData::I64(values) => ColumnData::I64(some(values, indexes)),
-        ColumnData::F64(values) => ColumnData::F64(some(values, indexes)),
-        ColumnData::Bool(values) => ColumnData::Bool(some(values, indexes)),
-        ColumnData::Text(values) => ColumnData::Text(some(values, indexes)),
-        ColumnData::Shared(values) => ColumnData::Shared(some(values, indexes)),
-        ColumnData::Bytes(values) => ColumnData::Bytes(some(values, indexes)),
-    }
 }
