@@ -100,6 +100,18 @@ pub async fn by_ids(db: &mut impl Connection, schema: &Schema, ids: &[i64]) -> R
     Ok(out)
 }
 
+/// Adds or changes one contact; `$1` id, `$2` address, `$3` key, `$4` now, `$5`.. the `columns`. Answers
+/// the id of the contact.
+pub(super) fn upsert(columns: &[String]) -> String {
+    let names: String = columns.iter().map(|column| format!(", {column}")).collect();
+    let values: String = (0..columns.len()).map(|index| format!(", ${}", index + 5)).collect();
+    let changes: String = columns.iter().map(|column| format!(", {column} = excluded.{column}")).collect();
+    format!(
+        "INSERT INTO contact (id, email, email_key, created_at, updated_at{names}) VALUES ($1, $2, $3, $4, $4{values}) \
+         ON CONFLICT (email_key) DO UPDATE SET email = excluded.email, updated_at = excluded.updated_at{changes} RETURNING id"
+    )
+}
+
 /// The name of the `index`th mapped column in the input of the bulk statements.
 pub(super) fn bulk_name(index: usize) -> String {
     format!("c{index}")

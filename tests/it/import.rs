@@ -8,7 +8,7 @@ use optin::args;
 use optin::clock::Time;
 use optin::config::AttributeType;
 use optin::contact::import::{AfterBatch, Import, ImportCounts, ImportError, ImportOptions, ImportOutcome, ImportedRow, NothingElse};
-use optin::contact::{AttributeValue, Contact, Date, Schema, ops, sql};
+use optin::contact::{Address, AttributeValue, Contact, Date, Schema, ops, sql};
 use optin::db::{Db, DbError, Tx};
 use optin::entropy::Entropy;
 
@@ -223,36 +223,44 @@ impl AfterBatch for Collect {
     }
 }
 
-/// Fails at the second batch, after having written in it.
-struct Fail(u32);
+/// Writes in each batch, and fails after so many rows.
+struct Fail(usize);
 
 impl AfterBatch for Fail {
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
-        tx.execute("INSERT INTO topic (id, name) VALUES ($1, $2)", args![rows[0].contact_id, rows[0].contact_id.to_string()]).await?;
-        self.0 += 1;
-        if self.0 == 6 { Err(DbError::Unexpected("the test wants it so".to_owned())) } else { Ok(()) }
+        for row in rows.iter().take(1) {
+            tx.execute(
+                "INSERT INTO topic (id, name) VALUES ($1, $2)",
+                args![row.contact_id, rows.len().to_string() + &row.line.to_string()],
+            )
+            .await?;
+        }
+        self.0 = self.0.checked_sub(rows.len()).ok_or_else(|| DbError::Unexpected("the test wants it so".to_owned()))?;
+        Ok(())
     }
 }
 
 on_each_database!(
     async fn what_follows_a_batch_is_in_its_transaction(database) {
+        const ROWS: i64 = 130_000;
         let db = database.open().await;
         let mut text = String::from("email\n");
-        for person in 0..40_000 {
+        for person in 0..ROWS {
             text.push_str(&format!("p{person}@x.example\n"));
         }
-        let error = run(&db, io::Cursor::new(text.clone().into_bytes()), ImportOptions::default(), &mut Fail(0)).await.err().unwrap();
+        let error = run(&db, io::Cursor::new(text.clone().into_bytes()), ImportOptions::default(), &mut Fail(120_000)).await.err().unwrap();
         let ImportError::Database { line, .. } = error else { panic!("{error}") };
         let stored = number_of_contacts(&db).await;
         assert_eq!(line, stored as u64 + 1, "the lines named as stored are stored");
-        assert!(stored > 0 && stored < 40_000);
-        let topics: i64 = db.fetch_one("SELECT COUNT(*) FROM topic", args![]).await.unwrap().get(0).unwrap();
-        assert_eq!(topics, 4, "one for each committed batch");
+        assert!(stored > 0 && stored < 120_000, "{stored}");
+        let topics: i64 = db.fetch_one("SELECT COUNT(*) FROM topic WHERE id IN (SELECT id FROM contact)", args![]).await.unwrap().get(0).unwrap();
+        let all: i64 = db.fetch_one("SELECT COUNT(*) FROM topic", args![]).await.unwrap().get(0).unwrap();
+        assert!(topics > 0 && topics == all, "{topics} of {all} belong to a stored contact");
         let mut seen = Collect::default();
         let done = run(&db, io::Cursor::new(text.into_bytes()), ImportOptions::default(), &mut seen).await.unwrap();
-        assert_eq!(done.outcome.counts, counts(40_000, 40_000 - stored as u64, 0, stored as u64, 0));
-        assert_eq!(seen.0.len(), 40_000);
-        assert_eq!(seen.0.iter().filter(|row| row.added).count() as i64, 40_000 - stored);
+        assert_eq!(done.outcome.counts, counts(ROWS as u64, (ROWS - stored) as u64, 0, stored as u64, 0));
+        assert_eq!(seen.0.len() as i64, ROWS);
+        assert_eq!(seen.0.iter().filter(|row| row.added).count() as i64, ROWS - stored);
     }
 );
 
@@ -273,6 +281,31 @@ on_each_database!(
         assert!(message("email,Town\nx,\n", &[("Town", "ctiy")]).await.contains("did you mean `city`?"));
         assert!(message("\"email\nx\n", &[]).await.starts_with("the header in line 1 cannot be read"));
         assert_eq!(number_of_contacts(&db).await, 0);
+    }
+);
+
+on_each_database!(
+    async fn one_contact_is_added_or_changed(database) {
+        let db = database.open().await;
+        ops::ensure_columns(&db, &schema()).await.unwrap();
+        let entropy = Entropy::system();
+        let address = Address::parse("Joe@x.example").unwrap();
+        let text = |text: &str| AttributeValue::Text(text.to_owned());
+        let mut tx = db.begin().await.unwrap();
+        let fields = [("first_name", text("Joe")), ("age", AttributeValue::Number(41.0))];
+        let first = ops::upsert(&mut tx, &schema(), &entropy, NOW, &address, &fields).await.unwrap();
+        assert!(first.added);
+        let address = Address::parse("joe@X.example").unwrap();
+        let fields = [("city", text("Rome")), ("interests", AttributeValue::List(vec!["tea".to_owned()]))];
+        let second = ops::upsert(&mut tx, &schema(), &entropy, NOW, &address, &fields).await.unwrap();
+        assert_eq!((second.id, second.added), (first.id, false));
+        for (name, value) in [("email", text("x@y.example")), ("nothing", text("x")), ("age", text("x"))] {
+            assert!(ops::upsert(&mut tx, &schema(), &entropy, NOW, &address, &[(name, value)]).await.is_err(), "{name}");
+        }
+        tx.commit().await.unwrap();
+        let joe = contact(&db, "joe@x.example").await;
+        assert_eq!((joe.email.as_str(), joe.first_name.as_deref()), ("joe@x.example", Some("Joe")));
+        assert_eq!(joe.attributes.keys().collect::<Vec<_>>(), ["age", "city", "interests"]);
     }
 );
 

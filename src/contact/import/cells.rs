@@ -40,7 +40,9 @@ impl Cells {
         }
         match kind {
             Kind::Line(characters) => line(text, characters).map(Some),
-            Kind::Locale => locale(text).map(|tag| Some(Cell::Text(tag.into()))).ok_or_else(|| not(text, "a language such as `en`, `zh-TW` or `zh-Hant`")),
+            Kind::Locale => locale(text)
+                .map(|tag| Some(Cell::Text(tag.into())))
+                .ok_or_else(|| not(text, "a language such as `en`, `zh-TW` or `zh-Hant`")),
             Kind::Timezone => {
                 self.zone(text).map(|zone| Some(Cell::Text(zone))).ok_or_else(|| not(text, "a time zone such as `Asia/Taipei`"))
             }
@@ -252,7 +254,9 @@ mod tests {
 
     #[test]
     fn languages_get_their_usual_spelling_and_zones_must_exist() {
-        for (given, expected) in [("zh_CN", "zh-CN"), ("ZH-hant-tw", "zh-Hant-TW"), ("de_DE.UTF-8", "de-DE"), ("en", "en"), ("es-419", "es-419")] {
+        for (given, expected) in
+            [("zh_CN", "zh-CN"), ("ZH-hant-tw", "zh-Hant-TW"), ("de_DE.UTF-8", "de-DE"), ("en", "en"), ("es-419", "es-419")]
+        {
             assert_eq!(parse(Kind::Locale, given), text(expected));
         }
         for wrong in ["english", "e", "zh CN", "中文", "en--US"] {

@@ -11,6 +11,7 @@ mod cells;
 mod mapping;
 mod rejects;
 mod rows;
+mod suppressions;
 mod write;
 
 use std::io::{self, Read, Write};
@@ -23,6 +24,7 @@ pub use rejects::Reject;
 use rejects::Rejects;
 pub use rows::Progress;
 use rows::{Batch, RowReader};
+pub use suppressions::{SuppressionError, SuppressionReader, SuppressionRow};
 use write::Writer;
 
 use super::Schema;
@@ -30,11 +32,12 @@ use crate::clock::Time;
 use crate::db::{Db, DbError, Tx};
 use crate::entropy::Entropy;
 
-/// Batches committed together. More would make sign-ups and senders wait longer for the lock; fewer
-/// would wait for the disk more often.
-const BATCHES_PER_COMMIT: usize = 8;
-/// Batches that wait for the writer.
-const QUEUE: usize = 2;
+/// Batches committed together: 100,000 rows, well under a second of holding the lock. Fewer would write
+/// the pages of the index, which every batch touches, again and again.
+const BATCHES_PER_COMMIT: usize = 10;
+/// Batches that wait for the writer. A batch is made only when there is room for it, so two are in
+/// memory: the one being written and the next.
+const QUEUE: usize = 1;
 
 /// How to import.
 #[derive(Debug, Clone, Default)]
@@ -293,10 +296,16 @@ fn read(
 ) -> Result<Ended, ImportError> {
     let mut reader = RowReader::open(source, schema, job, rejects)?;
     let opened = Message::Opened(Box::new((reader.mapping().clone(), reader.delimiter())));
-    let mut listening = sender.blocking_send(opened).is_ok();
-    while listening && let Some(batch) = reader.next_batch().map_err(ImportError::Io)? {
-        listening = sender.blocking_send(Message::Batch(Box::new(batch))).is_ok();
-        free.try_iter().for_each(drop);
+    let runtime = tokio::runtime::Handle::current();
+    // An error means that nobody listens: the writer has failed and says why.
+    if sender.blocking_send(opened).is_ok() {
+        while let Ok(room) = runtime.block_on(sender.reserve()) {
+            free.try_iter().for_each(drop);
+            match reader.next_batch().map_err(ImportError::Io)? {
+                Some(batch) => room.send(Message::Batch(Box::new(batch))),
+                None => break,
+            }
+        }
     }
     let encoding = reader.encoding();
     Ok(Ended { rejects: reader.finish().map_err(ImportError::Io)?, encoding })

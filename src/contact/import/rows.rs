@@ -15,11 +15,11 @@ use crate::contact::{Address, AddressError, Schema, sql};
 use crate::db::{ColumnData, Rows};
 use crate::entropy::Entropy;
 
-/// Rows of one batch: one look-up, one insert, one update in the database.
-/// Small, so that the few batches under way are little memory.
-const BATCH_ROWS: usize = 2_500;
+/// Rows of one batch: one look-up, one insert, one update in the database. A batch is ordered by
+/// address, so the larger it is, the fewer pages of the index each row costs; two are in memory.
+const BATCH_ROWS: usize = 10_000;
 /// Bytes of the file after which a batch is full, whatever its rows: bounds the memory of long cells.
-const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// Domains remembered: most lists have few, and checking one costs more than the rest of the row.
 const REMEMBERED_DOMAINS: usize = 4_096;
 
@@ -94,9 +94,9 @@ impl<R: Read> RowReader<R> {
     pub fn open(source: R, schema: &Schema, job: &Job, rejects: Rejects) -> Result<Self, ImportError> {
         let options = &job.options;
         let encoding = match &options.encoding {
-            Some(label) => Some(
-                encoding_rs::Encoding::for_label(label.as_bytes()).ok_or_else(|| ImportError::Encoding { label: label.clone() })?,
-            ),
+            Some(label) => {
+                Some(encoding_rs::Encoding::for_label(label.as_bytes()).ok_or_else(|| ImportError::Encoding { label: label.clone() })?)
+            }
             None => None,
         };
         let mut reader = Reader::new(source, encoding).map_err(ImportError::Read)?;
@@ -143,7 +143,8 @@ impl<R: Read> RowReader<R> {
 
     /// The next batch; `None` at the end of the file.
     pub fn next_batch(&mut self) -> io::Result<Option<Batch>> {
-        let mut batch = Batch { columns: self.mapping.columns.iter().map(|column| cells::empty_column(column.kind)).collect(), ..Batch::default() };
+        let mut batch =
+            Batch { columns: self.mapping.columns.iter().map(|column| cells::empty_column(column.kind)).collect(), ..Batch::default() };
         let started = self.progress;
         let mut ended = false;
         while batch.keys.len() < BATCH_ROWS && self.reader.bytes_read() - started.bytes < BATCH_BYTES.max(1) {
@@ -224,7 +225,7 @@ fn pop(column: &mut ColumnData) {
         ColumnData::F64(values) => drop(values.pop()),
         ColumnData::Bool(values) => drop(values.pop()),
         ColumnData::Text(values) => drop(values.pop()),
-                ColumnData::Shared(values) => drop(values.pop()),
+        ColumnData::Shared(values) => drop(values.pop()),
         ColumnData::Bytes(values) => drop(values.pop()),
     }
 }
@@ -314,7 +315,7 @@ fn brings_something(column: &ColumnData, row: usize, earlier: &[usize]) -> bool 
         ColumnData::F64(values) => differs(values, row, earlier),
         ColumnData::Bool(values) => differs(values, row, earlier),
         ColumnData::Text(values) => differs(values, row, earlier),
-                ColumnData::Shared(values) => differs(values, row, earlier),
+        ColumnData::Shared(values) => differs(values, row, earlier),
         ColumnData::Bytes(values) => differs(values, row, earlier),
     }
 }
