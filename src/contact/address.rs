@@ -318,8 +318,7 @@ fn split_quoted(text: &str) -> Result<Split<'_>, AddressError> {
 }
 
 fn build(split: &Split<'_>, domain: &Domain) -> Result<Address, AddressError> {
-    let plain: Cow<'_, str> =
-        if split.local.is_ascii() { Cow::Borrowed(&*split.local) } else { Cow::Owned(split.local.nfc().collect()) };
+    let plain: Cow<'_, str> = if split.local.is_ascii() { Cow::Borrowed(&*split.local) } else { Cow::Owned(split.local.nfc().collect()) };
     // A quoted part that needs no quotes is the same mailbox as the plain one (RFC 5321 4.1.2).
     let quoted = split.quoted && !is_dot_atom(&plain);
     let local = if quoted { Cow::Owned(quote(&plain)) } else { plain };

@@ -328,7 +328,9 @@ impl<R: Read> Reader<R> {
                 Some(byte) if *byte == self.delimiter || *byte == b'\n' || *byte == b'\r' => return Ok(close + 1),
                 None if self.ended => return Ok(close + 1),
                 None => return Err(Scan::More),
-                Some(_) => return broken("a quote within a quoted cell is not doubled, or the quote that opens here is never closed".to_owned()),
+                Some(_) => {
+                    return broken("a quote within a quoted cell is not doubled, or the quote that opens here is never closed".to_owned());
+                }
             }
             at = close + 2;
         }

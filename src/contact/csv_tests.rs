@@ -122,7 +122,10 @@ fn nul_bytes_and_foreign_bytes_cost_their_row() {
     assert_eq!(faults(&read), [(2, Some(1), "the cell holds a NUL byte")]);
     let mixed = ["a,b\n你好你好你好你好你好你好,2\n".as_bytes(), b"M\xfcller,3\n\"p\nq\xff\",4\nz,5\n"].concat();
     let read = read_all(&mixed, Some(2));
-    assert_eq!(faults(&read), [(3, Some(0), "the cell holds bytes that are not UTF-8"), (4, Some(0), "the cell holds bytes that are not UTF-8")]);
+    assert_eq!(
+        faults(&read),
+        [(3, Some(0), "the cell holds bytes that are not UTF-8"), (4, Some(0), "the cell holds bytes that are not UTF-8")]
+    );
     assert_eq!(read.last(), Some(&cells(6, &["z", "5"])));
     // Half a character at the end of one cell and its rest at the start of the next are two faults, not a letter.
     let split = ["a,b\n你好你好你好你好你好你好,2\n".as_bytes(), b"\xe4\xbd,\xa0\n"].concat();

@@ -167,7 +167,8 @@ fn guess(block: &[u8], last: bool) -> &'static Encoding {
 fn despite_broken_lines(block: &[u8]) -> Option<&'static Encoding> {
     [GB18030, BIG5].into_iter().find(|candidate| {
         let foreign = || block.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.is_ascii());
-        let clean: Vec<&[u8]> = foreign().filter(|line| candidate.decode_without_bom_handling_and_without_replacement(line).is_some()).collect();
+        let clean: Vec<&[u8]> =
+            foreign().filter(|line| candidate.decode_without_bom_handling_and_without_replacement(line).is_some()).collect();
         let broken = foreign().count() - clean.len();
         broken > 0 && broken * TOLERANCE <= clean.len() && guess(&clean.concat(), true) == *candidate
     })

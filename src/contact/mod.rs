@@ -35,6 +35,19 @@ pub enum AttributeValue {
     List(Vec<String>),
 }
 
+impl AttributeValue {
+    /// The type it is of.
+    pub fn kind(&self) -> AttributeType {
+        match self {
+            AttributeValue::Text(_) => AttributeType::Text,
+            AttributeValue::Number(_) => AttributeType::Number,
+            AttributeValue::Boolean(_) => AttributeType::Boolean,
+            AttributeValue::Date(_) => AttributeType::Date,
+            AttributeValue::List(_) => AttributeType::List,
+        }
+    }
+}
+
 /// A calendar date, stored as the number `yyyymmdd` (so that it sorts, and month and day can be
 /// read without a calendar).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Schema, sql};
-use crate::db::{Db, DbError, Dialect};
+use super::{Address, AttributeValue, BUILT_IN_FIELDS, Schema, sql};
+use crate::args;
+use crate::clock::Time;
+use crate::db::{Db, DbError, Dialect, Tx};
+use crate::entropy::Entropy;
 
 /// Adds the columns of attributes that were declared since the last start. Columns of attributes
 /// no longer declared stay: their values come back with the declaration.
@@ -24,6 +27,53 @@ pub async fn ensure_columns(db: &Db, schema: &Schema) -> Result<(), DbError> {
         tx.execute(&statement, Vec::new()).await?;
     }
     tx.commit().await
+}
+
+/// What [`upsert`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upserted {
+    /// The contact.
+    pub id: i64,
+    /// It was not there before.
+    pub added: bool,
+}
+
+/// Adds a contact or changes the one with this address. `fields` are built-in fields other than
+/// `email` (as text) and declared attributes (as their type); what they do not name stays. A field that
+/// is not declared, or not of that type, is an error: callers check what comes from outside.
+///
+/// The address as shown becomes the one given, so that its owner decides about its case.
+pub async fn upsert(
+    tx: &mut Tx,
+    schema: &Schema,
+    entropy: &Entropy,
+    now: Time,
+    address: &Address,
+    fields: &[(&str, AttributeValue)],
+) -> Result<Upserted, DbError> {
+    let mut columns = Vec::with_capacity(fields.len());
+    let id = entropy.id(now);
+    let mut values = args![id, address.as_str(), address.key(), now];
+    for (name, value) in fields {
+        columns.push(column_of(schema, name, value)?);
+        values.push(sql::bind_value(value));
+    }
+    let row = tx.fetch_one(&sql::upsert(&columns), values).await?;
+    let found: i64 = row.get(0)?;
+    Ok(Upserted { id: found, added: found == id })
+}
+
+/// The column of a field, when the value fits it.
+fn column_of(schema: &Schema, name: &str, value: &AttributeValue) -> Result<String, DbError> {
+    let is_text = matches!(value, AttributeValue::Text(_));
+    if name != "email" && BUILT_IN_FIELDS.contains(&name) && is_text {
+        return Ok(name.to_owned());
+    }
+    match schema.attribute(name) {
+        Some(kind) if kind == value.kind() => Ok(Schema::column(name, kind)),
+        Some(kind) => Err(DbError::Unexpected(format!("the attribute `{name}` is declared as {kind:?}, the value is {:?}", value.kind()))),
+        None => Err(DbError::Unexpected(format!("there is no field `{name}` for this value"))),
+    }
 }
 
 async fn present_columns(db: &Db) -> Result<BTreeSet<String>, DbError> {

@@ -100,6 +100,18 @@ pub async fn by_ids(db: &mut impl Connection, schema: &Schema, ids: &[i64]) -> R
     Ok(out)
 }
 
+/// Adds or changes one contact; `$1` id, `$2` address, `$3` key, `$4` now, `$5`.. the `columns`. Answers
+/// the id of the contact.
+pub(super) fn upsert(columns: &[String]) -> String {
+    let names: String = columns.iter().map(|column| format!(", {column}")).collect();
+    let values: String = (0..columns.len()).map(|index| format!(", ${}", index + 5)).collect();
+    let changes: String = columns.iter().map(|column| format!(", {column} = excluded.{column}")).collect();
+    format!(
+        "INSERT INTO contact (id, email, email_key, created_at, updated_at{names}) VALUES ($1, $2, $3, $4, $4{values}) \
+         ON CONFLICT (email_key) DO UPDATE SET email = excluded.email, updated_at = excluded.updated_at{changes} RETURNING id"
+    )
+}
+
 /// The name of the `index`th mapped column in the input of the bulk statements.
 pub(super) fn bulk_name(index: usize) -> String {
     format!("c{index}")
@@ -112,24 +124,30 @@ pub(super) fn bulk_look_up(targets: &[&str]) -> String {
     format!("SELECT v.n, c.id, c.email{columns} FROM {{rows}} CROSS JOIN contact c WHERE c.email_key = v.k")
 }
 
-/// Adds `{rows}` (`id`, `email`, `email_key`, `c0`, `c1`, ..); `$1` is now.
+/// Adds those of `{rows}` (`id`, `email_key`, `email` where it differs, `c0`, `c1`, ..) that are not
+/// there; `$1` is now.
 pub(super) fn bulk_insert(targets: &[&str]) -> String {
     let columns: String = targets.iter().map(|target| format!(", {target}")).collect();
     let values: String = (0..targets.len()).map(|index| format!(", v.{}", bulk_name(index))).collect();
     format!(
         "INSERT INTO contact (id, email, email_key, created_at, updated_at{columns}) \
-         SELECT v.id, v.email, v.email_key, CAST($1 AS BIGINT), CAST($1 AS BIGINT){values} FROM {{rows}}"
+         SELECT v.id, COALESCE(v.email, v.email_key), v.email_key, CAST($1 AS BIGINT), CAST($1 AS BIGINT){values} \
+         FROM {{rows}} WHERE TRUE ON CONFLICT (email_key) DO NOTHING"
     )
 }
 
-/// Changes the contacts `{rows}` (`id`, `email`, `c0`, `c1`, ..); NULL leaves what is there; `$1` is now.
+/// Changes the contacts `{rows}` (`id`, `email_key`, `email` where it differs, `c0`, `c1`, ..); NULL
+/// leaves what is there; `$1` is now.
 pub(super) fn bulk_update(targets: &[&str]) -> String {
     let columns: String = targets
         .iter()
         .enumerate()
         .map(|(index, target)| format!(", {target} = COALESCE(v.{}, contact.{target})", bulk_name(index)))
         .collect();
-    format!("UPDATE contact SET email = v.email, updated_at = CAST($1 AS BIGINT){columns} FROM {{rows}} WHERE contact.id = v.id")
+    format!(
+        "UPDATE contact SET email = COALESCE(v.email, v.email_key), updated_at = CAST($1 AS BIGINT){columns} \
+         FROM {{rows}} WHERE contact.id = v.id"
+    )
 }
 
 /// Column type of an attribute on this engine.

@@ -20,8 +20,8 @@ pub use value::{Args, ColumnData, FromColumn, Row, Rows, Value};
 
 /// SQLite refuses more bound parameters than this in one statement (`SQLITE_MAX_VARIABLE_NUMBER`).
 const SQLITE_MAX_PARAMETERS: usize = 32_766;
-/// Rows of one bulk statement on SQLite. Larger blocks gain nothing and cost preparation time.
-const SQLITE_BULK_ROWS: usize = 500;
+/// Rows of one bulk statement on SQLite. Larger blocks leave the processor's cache and are slower.
+const SQLITE_BULK_ROWS: usize = 200;
 /// Rows of one bulk statement on PostgreSQL: bounds the memory of the bound arrays.
 const POSTGRES_BULK_ROWS: usize = 5_000;
 
@@ -54,7 +54,9 @@ pub enum DbError {
     #[error("already there: {0}")]
     Unique(String),
     /// Somebody else holds the write lock for longer than the time-out.
-    #[error("the database is locked by another process (waited {waited_ms} ms): is a second optin or a backup tool writing to the same SQLite file?")]
+    #[error(
+        "the database is locked by another process (waited {waited_ms} ms): is a second optin or a backup tool writing to the same SQLite file?"
+    )]
     Locked {
         /// How long we waited, in milliseconds.
         waited_ms: u64,
@@ -140,7 +142,10 @@ pub struct Db {
 enum Pools {
     /// One writer, several readers: SQLite allows one writing transaction at a time, so waiting
     /// happens in our queue (fair, unlimited) and not in its busy loop.
-    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    Sqlite {
+        writer: SqlitePool,
+        readers: SqlitePool,
+    },
     Postgres(PgPool),
 }
 
@@ -440,4 +445,3 @@ async fn postgres_execute(connection: &mut sqlx::PgConnection, sql: &str, args: 
     let query = sqlx::query_with(AssertSqlSafe(sql.to_owned()), value::postgres_arguments(args)?);
     Ok(connection.execute(query).await?.rows_affected())
 }
-

@@ -15,6 +15,9 @@ pub(super) const BUSY_TIMEOUT_MS: u64 = 5_000;
 const SQLITE_READERS: u32 = 4;
 /// Page cache of one SQLite connection, in KiB: the indexes of a million contacts fit.
 const SQLITE_CACHE_KIB: i64 = 65_536;
+/// Page cache of the writer: bulk writing comes ordered, and more would only make memory grow with
+/// the file.
+const SQLITE_WRITER_CACHE_KIB: i64 = 32_768;
 /// Connections to PostgreSQL from one node.
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// How long to wait for a free connection before saying so.
@@ -74,7 +77,7 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .connect_with(connect.clone())
+        .connect_with(connect.clone().pragma("cache_size", format!("-{SQLITE_WRITER_CACHE_KIB}")).pragma("mmap_size", "0"))
         .await
         .map_err(|source| failed("check that the file is a database and that it and its folder can be written".to_owned(), Some(source)))?;
     let readers = SqlitePoolOptions::new()

@@ -1,6 +1,7 @@
 //! Values that travel to and from either database: one small set of types that both store alike.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
@@ -173,6 +174,8 @@ pub enum ColumnData {
     Bool(Vec<Option<bool>>),
     /// `TEXT`
     Text(Vec<Option<String>>),
+    /// `TEXT` that others hold too: binding it copies nothing, and SQLite's thread frees nothing.
+    Shared(Vec<Option<Arc<str>>>),
     /// `BYTEA`
     Bytes(Vec<Option<Vec<u8>>>),
 }
@@ -184,6 +187,7 @@ impl ColumnData {
             ColumnData::F64(v) => v.len(),
             ColumnData::Bool(v) => v.len(),
             ColumnData::Text(v) => v.len(),
+            ColumnData::Shared(v) => v.len(),
             ColumnData::Bytes(v) => v.len(),
         }
     }
@@ -193,7 +197,7 @@ impl ColumnData {
             ColumnData::I64(_) => "BIGINT",
             ColumnData::F64(_) => "DOUBLE PRECISION",
             ColumnData::Bool(_) => "BOOLEAN",
-            ColumnData::Text(_) => "TEXT",
+            ColumnData::Text(_) | ColumnData::Shared(_) => "TEXT",
             ColumnData::Bytes(_) => "BYTEA",
         }
     }
@@ -238,6 +242,11 @@ impl Rows {
         self.column(name, ColumnData::Text(data.into_iter().map(|s| Some(s.into())).collect()))
     }
 
+    /// Adds a `TEXT` column of shared texts.
+    pub fn shared(self, name: &'static str, data: impl IntoIterator<Item = Arc<str>>) -> Self {
+        self.column(name, ColumnData::Shared(data.into_iter().map(Some).collect()))
+    }
+
     /// Adds a nullable `TEXT` column.
     pub fn opt_text(self, name: &'static str, data: Vec<Option<String>>) -> Self {
         self.column(name, ColumnData::Text(data))
@@ -267,6 +276,7 @@ impl Rows {
                     ColumnData::F64(v) => ColumnData::F64(part(v, start, count)),
                     ColumnData::Bool(v) => ColumnData::Bool(part(v, start, count)),
                     ColumnData::Text(v) => ColumnData::Text(part(v, start, count)),
+                    ColumnData::Shared(v) => ColumnData::Shared(part(v, start, count)),
                     ColumnData::Bytes(v) => ColumnData::Bytes(part(v, start, count)),
                 };
                 (name.clone(), data)
@@ -294,6 +304,7 @@ impl Rows {
                 ColumnData::F64(v) => out.add(v),
                 ColumnData::Bool(v) => out.add(v),
                 ColumnData::Text(v) => out.add(v),
+                ColumnData::Shared(v) => out.add(v.iter().map(Option::as_deref).collect::<Vec<Option<&str>>>()),
                 ColumnData::Bytes(v) => out.add(v),
             }
             .map_err(|error| DbError::Statement(sqlx::Error::Encode(error)))?;
@@ -334,6 +345,7 @@ impl Rows {
                     ColumnData::F64(v) => out.add(v[row]),
                     ColumnData::Bool(v) => out.add(v[row]),
                     ColumnData::Text(v) => out.add(v[row].take()),
+                    ColumnData::Shared(v) => out.add(v[row].take()),
                     ColumnData::Bytes(v) => out.add(v[row].take()),
                 }
                 .map_err(|error| DbError::Statement(sqlx::Error::Encode(error)))?;

@@ -1,6 +1,7 @@
 //! Cells of a file as values of a contact's fields.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::mapping::Kind;
 use crate::config::AttributeType;
@@ -14,7 +15,7 @@ const REMEMBERED: usize = 4_096;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// Text, and lists with their marks.
-    Text(String),
+    Text(Arc<str>),
     /// A number.
     Number(f64),
     /// Yes or no.
@@ -26,7 +27,7 @@ pub enum Cell {
 /// Types cells; remembers the zones it has seen.
 #[derive(Debug, Default)]
 pub struct Cells {
-    zones: HashMap<String, Option<String>>,
+    zones: HashMap<String, Option<Arc<str>>>,
 }
 
 impl Cells {
@@ -39,7 +40,9 @@ impl Cells {
         }
         match kind {
             Kind::Line(characters) => line(text, characters).map(Some),
-            Kind::Locale => locale(text).map(|tag| Some(Cell::Text(tag))).ok_or_else(|| not(text, "a language such as `en`, `zh-TW` or `zh-Hant`")),
+            Kind::Locale => locale(text)
+                .map(|tag| Some(Cell::Text(tag.into())))
+                .ok_or_else(|| not(text, "a language such as `en`, `zh-TW` or `zh-Hant`")),
             Kind::Timezone => {
                 self.zone(text).map(|zone| Some(Cell::Text(zone))).ok_or_else(|| not(text, "a time zone such as `Asia/Taipei`"))
             }
@@ -53,15 +56,15 @@ impl Cells {
             Kind::Attribute(AttributeType::Date) => {
                 date(text).map(|date| Some(Cell::Date(date))).ok_or_else(|| not(text, "a date such as `2026-12-01`"))
             }
-            Kind::Attribute(AttributeType::List) => Ok(list(text).map(Cell::Text)),
+            Kind::Attribute(AttributeType::List) => Ok(list(text).map(|list| Cell::Text(list.into()))),
         }
     }
 
-    fn zone(&mut self, text: &str) -> Option<String> {
+    fn zone(&mut self, text: &str) -> Option<Arc<str>> {
         if let Some(known) = self.zones.get(text) {
             return known.clone();
         }
-        let zone = jiff::tz::db().get(text).ok().and_then(|zone| zone.iana_name().map(str::to_owned));
+        let zone = jiff::tz::db().get(text).ok().and_then(|zone| zone.iana_name().map(Arc::from));
         if self.zones.len() < REMEMBERED && text.len() <= 64 {
             self.zones.insert(text.to_owned(), zone.clone());
         }
@@ -75,18 +78,19 @@ pub fn empty_column(kind: Kind) -> ColumnData {
         Kind::Attribute(AttributeType::Number) => ColumnData::F64(Vec::new()),
         Kind::Attribute(AttributeType::Boolean) => ColumnData::Bool(Vec::new()),
         Kind::Attribute(AttributeType::Date) => ColumnData::I64(Vec::new()),
-        _ => ColumnData::Text(Vec::new()),
+        _ => ColumnData::Shared(Vec::new()),
     }
 }
 
 /// Appends a cell to a column of its kind.
 pub fn push(column: &mut ColumnData, cell: Option<Cell>) {
     match (column, cell) {
-        (ColumnData::Text(values), Some(Cell::Text(text))) => values.push(Some(text)),
+        (ColumnData::Shared(values), Some(Cell::Text(text))) => values.push(Some(text)),
         (ColumnData::F64(values), Some(Cell::Number(number))) => values.push(Some(number)),
         (ColumnData::Bool(values), Some(Cell::Boolean(flag))) => values.push(Some(flag)),
         (ColumnData::I64(values), Some(Cell::Date(date))) => values.push(Some(date)),
         (ColumnData::Text(values), _) => values.push(None),
+        (ColumnData::Shared(values), _) => values.push(None),
         (ColumnData::F64(values), _) => values.push(None),
         (ColumnData::Bool(values), _) => values.push(None),
         (ColumnData::I64(values), _) => values.push(None),
@@ -117,14 +121,14 @@ fn line(text: &str, characters: usize) -> Result<Cell, String> {
     }
     if text.bytes().any(|byte| byte < 0x20 || byte == 0x7f || byte == 0xc2 || byte == 0xe2) {
         let blank = |c: char| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c };
-        return Ok(Cell::Text(text.chars().map(blank).collect()));
+        return Ok(Cell::Text(text.chars().map(blank).collect::<String>().into()));
     }
-    Ok(Cell::Text(text.to_owned()))
+    Ok(Cell::Text(text.into()))
 }
 
 /// Line ends as `\n`.
-fn unix_lines(text: &str) -> String {
-    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text.to_owned() }
+fn unix_lines(text: &str) -> Arc<str> {
+    if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n").into() } else { text.into() }
 }
 
 /// Digits with a decimal point, a sign, an exponent. Not `inf`, `nan`, `1,000` or `0x1`: what these
@@ -205,7 +209,7 @@ mod tests {
     }
 
     fn text(value: &str) -> Result<Option<Cell>, String> {
-        Ok(Some(Cell::Text(value.to_owned())))
+        Ok(Some(Cell::Text(value.into())))
     }
 
     #[test]
@@ -250,7 +254,9 @@ mod tests {
 
     #[test]
     fn languages_get_their_usual_spelling_and_zones_must_exist() {
-        for (given, expected) in [("zh_CN", "zh-CN"), ("ZH-hant-tw", "zh-Hant-TW"), ("de_DE.UTF-8", "de-DE"), ("en", "en"), ("es-419", "es-419")] {
+        for (given, expected) in
+            [("zh_CN", "zh-CN"), ("ZH-hant-tw", "zh-Hant-TW"), ("de_DE.UTF-8", "de-DE"), ("en", "en"), ("es-419", "es-419")]
+        {
             assert_eq!(parse(Kind::Locale, given), text(expected));
         }
         for wrong in ["english", "e", "zh CN", "中文", "en--US"] {

@@ -8,7 +8,24 @@ use crate::contact::{BUILT_IN_FIELDS, Schema};
 /// own name and the declared attributes. Compared as [`plain`] writes them. Small on purpose: a
 /// wrong guess is worse than a column reported as ignored.
 const SYNONYMS: &[(&str, &[&str])] = &[
-    ("email", &["e_mail", "email_address", "e_mail_address", "mail", "邮箱", "电子邮件", "电子邮箱", "邮箱地址", "郵箱", "電子郵件", "電郵", "電子信箱", "信箱"]),
+    (
+        "email",
+        &[
+            "e_mail",
+            "email_address",
+            "e_mail_address",
+            "mail",
+            "邮箱",
+            "电子邮件",
+            "电子邮箱",
+            "邮箱地址",
+            "郵箱",
+            "電子郵件",
+            "電郵",
+            "電子信箱",
+            "信箱",
+        ],
+    ),
     ("first_name", &["firstname", "given_name", "name", "full_name", "vorname", "姓名", "名字", "名"]),
     ("last_name", &["lastname", "surname", "family_name", "nachname", "姓", "姓氏"]),
     ("locale", &["language", "lang", "语言", "語言"]),
@@ -132,7 +149,8 @@ pub fn map_columns(headers: &[String], map: &[(String, String)], schema: &Schema
 }
 
 fn collect(headers: &[String], fields: Vec<Option<String>>, schema: &Schema) -> Result<Mapping, MappingError> {
-    let mut mapping = Mapping { email: usize::MAX, email_header: String::new(), columns: Vec::new(), ignored: Vec::new(), width: headers.len() };
+    let mut mapping =
+        Mapping { email: usize::MAX, email_header: String::new(), columns: Vec::new(), ignored: Vec::new(), width: headers.len() };
     for (position, (header, field)) in headers.iter().zip(fields).enumerate() {
         match field {
             Some(field) if field == "email" => (mapping.email, mapping.email_header) = (position, header.clone()),
@@ -263,7 +281,10 @@ mod tests {
             "the file has no column `Town`; its columns are `Twon`, `email` (did you mean `Twon`?)"
         );
         assert!(message(&["Town", "email"], &[("Town", "citty")]).starts_with("there is no field `citty` (did you mean `city`?)"));
-        assert_eq!(message(&["a", "b", "email"], &[("a", "city"), ("b", "city")]), "the field `city` is mapped from two columns: keep one of the two");
+        assert_eq!(
+            message(&["a", "b", "email"], &[("a", "city"), ("b", "city")]),
+            "the field `city` is mapped from two columns: keep one of the two"
+        );
         assert_eq!(
             message(&["a", "b"], &[]),
             "no column holds email addresses; the columns are `a`, `b`: name one with `--map \"COLUMN=email\"`"

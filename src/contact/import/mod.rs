@@ -11,6 +11,7 @@ mod cells;
 mod mapping;
 mod rejects;
 mod rows;
+mod suppressions;
 mod write;
 
 use std::io::{self, Read, Write};
@@ -23,6 +24,7 @@ pub use rejects::Reject;
 use rejects::Rejects;
 pub use rows::Progress;
 use rows::{Batch, RowReader};
+pub use suppressions::{SuppressionError, SuppressionReader, SuppressionRow};
 use write::Writer;
 
 use super::Schema;
@@ -30,11 +32,12 @@ use crate::clock::Time;
 use crate::db::{Db, DbError, Tx};
 use crate::entropy::Entropy;
 
-/// Batches committed together. More would make sign-ups and senders wait longer for the lock; fewer
-/// would wait for the disk more often.
-const BATCHES_PER_COMMIT: usize = 4;
-/// Batches that wait for the writer.
-const QUEUE: usize = 2;
+/// Batches committed together: 100,000 rows, well under a second of holding the lock. Fewer would write
+/// the pages of the index, which every batch touches, again and again.
+const BATCHES_PER_COMMIT: usize = 10;
+/// Batches that wait for the writer. A batch is made only when there is room for it, so two are in
+/// memory: the one being written and the next.
+const QUEUE: usize = 1;
 
 /// How to import.
 #[derive(Debug, Clone, Default)]
@@ -168,6 +171,13 @@ pub enum ImportError {
     Thread,
 }
 
+/// What the reading thread needs to know.
+struct Job {
+    options: ImportOptions,
+    entropy: Entropy,
+    now: Time,
+}
+
 /// What the reading thread tells.
 enum Message {
     Opened(Box<(Mapping, char)>),
@@ -192,8 +202,9 @@ impl Import<'_> {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<ImportOutcome, ImportError> {
         let (sender, mut receiver) = mpsc::channel(QUEUE);
-        let (schema, options) = (self.schema.clone(), self.options.clone());
-        let reading = tokio::task::spawn_blocking(move || read(source, &schema, &options, Rejects::new(rejects), &sender));
+        let (schema, job) = (self.schema.clone(), Job { options: self.options.clone(), entropy: self.entropy.clone(), now: self.now });
+        let (used, free) = std::sync::mpsc::channel();
+        let reading = tokio::task::spawn_blocking(move || read(source, &schema, &job, Rejects::new(rejects), &sender, &free));
         let Some(Message::Opened(opened)) = receiver.recv().await else {
             // It ended before it had the header: its error is the answer.
             return Err(match reading.await {
@@ -202,7 +213,7 @@ impl Import<'_> {
             });
         };
         let (mapping, delimiter) = *opened;
-        let written = self.write(&mapping, &mut receiver, after, progress).await;
+        let written = self.write(&mapping, (&mut receiver, &used), after, progress).await;
         // Lets the thread see that nobody listens any more.
         drop(receiver);
         let ended = reading.await.map_err(|_| ImportError::Thread)?;
@@ -214,43 +225,41 @@ impl Import<'_> {
     async fn write(
         &self,
         mapping: &Mapping,
-        receiver: &mut mpsc::Receiver<Message>,
+        queue: (&mut mpsc::Receiver<Message>, &Used),
         after: &mut impl AfterBatch,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<ImportCounts, ImportError> {
         let mut counts = ImportCounts::default();
         let mut stored = 0;
-        let run = self.write_all(mapping, receiver, after, progress, &mut counts, &mut stored).await;
+        let run = self.write_all(mapping, queue, after, progress, &mut counts, &mut stored).await;
         run.map(|()| counts).map_err(|source| ImportError::Database { line: stored, source })
     }
 
     async fn write_all(
         &self,
         mapping: &Mapping,
-        receiver: &mut mpsc::Receiver<Message>,
+        queue: (&mut mpsc::Receiver<Message>, &Used),
         after: &mut impl AfterBatch,
         progress: &mut (dyn FnMut(Progress) + Send),
         counts: &mut ImportCounts,
         stored: &mut u64,
     ) -> Result<(), DbError> {
-        let writer = Writer::new(mapping, self.entropy, self.now);
+        let mut writer = Writer::new(mapping, self.now);
         let mut open: Option<(Tx, usize)> = None;
         let mut line = 0;
+        let (receiver, used) = queue;
         while let Some(message) = receiver.recv().await {
-            let Message::Batch(batch) = message else { continue };
+            let Message::Batch(mut batch) = message else { continue };
             let at = batch.progress;
             let (mut tx, batches) = match open.take() {
                 Some(open) => open,
-                None => {
-                    let mut tx = self.db.begin().await?;
-                    if !self.options.dry_run {
-                        writer.lock(&mut tx).await?;
-                    }
-                    (tx, 0)
-                }
+                None => (self.db.begin().await?, 0),
             };
             (counts.read, counts.rejected) = (at.rows, at.rejected);
-            let rows = writer.write(&mut tx, *batch, counts).await?;
+            let rows = writer.write(&mut tx, &mut batch, counts).await?;
+            // The thread that made it frees it: another one would pay more, and the writer has no time.
+            // Where that thread has ended, it is freed here.
+            drop(used.send(batch));
             after.batch(&mut tx, &rows).await?;
             line = at.line;
             progress(at);
@@ -273,19 +282,30 @@ impl Import<'_> {
     }
 }
 
+/// Batches that are written go back to the thread that made them.
+type Used = std::sync::mpsc::Sender<Box<Batch>>;
+
 /// The reading thread.
 fn read(
     source: impl Read,
     schema: &Schema,
-    options: &ImportOptions,
+    job: &Job,
     rejects: Rejects,
     sender: &mpsc::Sender<Message>,
+    free: &std::sync::mpsc::Receiver<Box<Batch>>,
 ) -> Result<Ended, ImportError> {
-    let mut reader = RowReader::open(source, schema, options, rejects)?;
+    let mut reader = RowReader::open(source, schema, job, rejects)?;
     let opened = Message::Opened(Box::new((reader.mapping().clone(), reader.delimiter())));
-    let mut listening = sender.blocking_send(opened).is_ok();
-    while listening && let Some(batch) = reader.next_batch().map_err(ImportError::Io)? {
-        listening = sender.blocking_send(Message::Batch(Box::new(batch))).is_ok();
+    let runtime = tokio::runtime::Handle::current();
+    // An error means that nobody listens: the writer has failed and says why.
+    if sender.blocking_send(opened).is_ok() {
+        while let Ok(room) = runtime.block_on(sender.reserve()) {
+            free.try_iter().for_each(drop);
+            match reader.next_batch().map_err(ImportError::Io)? {
+                Some(batch) => room.send(Message::Batch(Box::new(batch))),
+                None => break,
+            }
+        }
     }
     let encoding = reader.encoding();
     Ok(Ended { rejects: reader.finish().map_err(ImportError::Io)?, encoding })

@@ -2,20 +2,24 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use super::cells::{self, Cells};
 use super::mapping::{Mapping, MappingError, map_columns};
 use super::rejects::{Reject, Rejects};
-use super::{ImportError, ImportOptions};
+use super::{ImportError, Job};
+use crate::clock::Time;
 use crate::contact::address::Domain;
 use crate::contact::csv::{Next, Reader, Row};
-use crate::contact::{Address, AddressError, Schema};
-use crate::db::ColumnData;
+use crate::contact::{Address, AddressError, Schema, sql};
+use crate::db::{ColumnData, Rows};
+use crate::entropy::Entropy;
 
-/// Rows of one batch: one look-up, one insert, one update in the database.
-const BATCH_ROWS: usize = 5_000;
+/// Rows of one batch: one look-up, one insert, one update in the database. A batch is ordered by
+/// address, so the larger it is, the fewer pages of the index each row costs; two are in memory.
+const BATCH_ROWS: usize = 10_000;
 /// Bytes of the file after which a batch is full, whatever its rows: bounds the memory of long cells.
-const BATCH_BYTES: u64 = 4 * 1024 * 1024;
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
 /// Domains remembered: most lists have few, and checking one costs more than the rest of the row.
 const REMEMBERED_DOMAINS: usize = 4_096;
 
@@ -23,8 +27,9 @@ const REMEMBERED_DOMAINS: usize = 4_096;
 /// together), as columns.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    pub keys: Vec<String>,
-    pub emails: Vec<String>,
+    pub keys: Vec<Arc<str>>,
+    /// The address as shown, where that is not the key.
+    pub emails: Vec<Option<Arc<str>>>,
     /// The line of each address, the last one where it came several times.
     pub lines: Vec<u64>,
     /// One for each column of the mapping.
@@ -32,6 +37,10 @@ pub(super) struct Batch {
     /// Rows for an address that came before in this batch: index, and whether they bring anything new.
     pub repeats: Vec<(usize, bool)>,
     pub progress: Progress,
+    /// An id for each entry, used where the contact is new.
+    pub ids: Vec<i64>,
+    /// All of it as input of the insert, made here to keep the writer free.
+    pub insert: Rows,
 }
 
 /// How far the file is read, and what was refused on the way.
@@ -56,6 +65,9 @@ pub(super) struct RowReader<R> {
     domains: Domains,
     rejects: Rejects,
     progress: Progress,
+    entropy: Entropy,
+    now: Time,
+    names: Vec<String>,
 }
 
 #[derive(Default)]
@@ -79,11 +91,12 @@ impl Domains {
 
 impl<R: Read> RowReader<R> {
     /// Reads the header and maps it.
-    pub fn open(source: R, schema: &Schema, options: &ImportOptions, rejects: Rejects) -> Result<Self, ImportError> {
+    pub fn open(source: R, schema: &Schema, job: &Job, rejects: Rejects) -> Result<Self, ImportError> {
+        let options = &job.options;
         let encoding = match &options.encoding {
-            Some(label) => Some(
-                encoding_rs::Encoding::for_label(label.as_bytes()).ok_or_else(|| ImportError::Encoding { label: label.clone() })?,
-            ),
+            Some(label) => {
+                Some(encoding_rs::Encoding::for_label(label.as_bytes()).ok_or_else(|| ImportError::Encoding { label: label.clone() })?)
+            }
             None => None,
         };
         let mut reader = Reader::new(source, encoding).map_err(ImportError::Read)?;
@@ -96,7 +109,11 @@ impl<R: Read> RowReader<R> {
         let headers: Vec<String> = row.cells().map(str::to_owned).collect();
         let mapping = map_columns(&headers, &options.map, schema)?;
         reader.expect_width(mapping.width);
+        let names = (0..mapping.columns.len()).map(sql::bulk_name).collect();
         Ok(RowReader {
+            entropy: job.entropy.clone(),
+            now: job.now,
+            names,
             reader,
             row,
             mapping,
@@ -126,7 +143,8 @@ impl<R: Read> RowReader<R> {
 
     /// The next batch; `None` at the end of the file.
     pub fn next_batch(&mut self) -> io::Result<Option<Batch>> {
-        let mut batch = Batch { columns: self.mapping.columns.iter().map(|column| cells::empty_column(column.kind)).collect(), ..Batch::default() };
+        let mut batch =
+            Batch { columns: self.mapping.columns.iter().map(|column| cells::empty_column(column.kind)).collect(), ..Batch::default() };
         let started = self.progress;
         let mut ended = false;
         while batch.keys.len() < BATCH_ROWS && self.reader.bytes_read() - started.bytes < BATCH_BYTES.max(1) {
@@ -151,6 +169,8 @@ impl<R: Read> RowReader<R> {
         }
         batch.sort_and_merge();
         batch.progress = self.progress;
+        batch.ids = self.entropy.ids(self.now, batch.keys.len()).collect();
+        batch.insert = batch.input(&self.names, &batch.ids, None);
         Ok(Some(batch))
     }
 
@@ -182,8 +202,8 @@ impl<R: Read> RowReader<R> {
         match address {
             Ok(address) if wrong.is_empty() => {
                 let (text, key) = address.into_text_and_key();
-                batch.emails.push(text);
-                batch.keys.push(key);
+                batch.emails.push((text != key).then(|| text.into()));
+                batch.keys.push(key.into());
                 batch.lines.push(self.row.line());
                 Ok(())
             }
@@ -205,11 +225,30 @@ fn pop(column: &mut ColumnData) {
         ColumnData::F64(values) => drop(values.pop()),
         ColumnData::Bool(values) => drop(values.pop()),
         ColumnData::Text(values) => drop(values.pop()),
+        ColumnData::Shared(values) => drop(values.pop()),
         ColumnData::Bytes(values) => drop(values.pop()),
     }
 }
 
 impl Batch {
+    /// The address of an entry as shown.
+    pub fn email(&self, index: usize) -> &Arc<str> {
+        self.emails[index].as_ref().unwrap_or(&self.keys[index])
+    }
+
+    /// The entries at `indexes` (all of them without) as input of a statement: `id`, `email_key`,
+    /// `email` and the columns by `names`. Texts are shared, not copied.
+    pub fn input(&self, names: &[String], ids: &[i64], indexes: Option<&[usize]>) -> Rows {
+        let mut input = Rows::new()
+            .column("id", pick(&ColumnData::I64(ids.iter().copied().map(Some).collect()), indexes))
+            .column("email_key", pick(&ColumnData::Shared(self.keys.iter().cloned().map(Some).collect()), indexes))
+            .column("email", pick_from(&self.emails, indexes, ColumnData::Shared));
+        for (name, column) in names.iter().zip(&self.columns) {
+            input = input.column(name.clone(), pick(column, indexes));
+        }
+        input
+    }
+
     /// Orders by key and makes one entry of the rows of one address, the later cell winning.
     fn sort_and_merge(&mut self) {
         if self.keys.is_sorted_by(|left, right| left < right) {
@@ -228,18 +267,37 @@ impl Batch {
         }
         let last = |group: &&[usize]| group[group.len() - 1];
         self.lines = groups.iter().map(|group| self.lines[last(group)]).collect();
-        self.keys = groups.iter().map(|group| std::mem::take(&mut self.keys[group[0]])).collect();
-        self.emails = groups.iter().map(|group| std::mem::take(&mut self.emails[last(group)])).collect();
+        self.keys = groups.iter().map(|group| self.keys[group[0]].clone()).collect();
+        self.emails = groups.iter().map(|group| self.emails[last(group)].take()).collect();
         for column in &mut self.columns {
             match column {
                 ColumnData::I64(values) => gather(values, &groups),
                 ColumnData::F64(values) => gather(values, &groups),
                 ColumnData::Bool(values) => gather(values, &groups),
                 ColumnData::Text(values) => gather(values, &groups),
+                ColumnData::Shared(values) => gather(values, &groups),
                 ColumnData::Bytes(values) => gather(values, &groups),
             }
         }
     }
+}
+
+fn pick(column: &ColumnData, indexes: Option<&[usize]>) -> ColumnData {
+    match column {
+        ColumnData::I64(values) => pick_from(values, indexes, ColumnData::I64),
+        ColumnData::F64(values) => pick_from(values, indexes, ColumnData::F64),
+        ColumnData::Bool(values) => pick_from(values, indexes, ColumnData::Bool),
+        ColumnData::Text(values) => pick_from(values, indexes, ColumnData::Text),
+        ColumnData::Shared(values) => pick_from(values, indexes, ColumnData::Shared),
+        ColumnData::Bytes(values) => pick_from(values, indexes, ColumnData::Bytes),
+    }
+}
+
+fn pick_from<T: Clone>(values: &[T], indexes: Option<&[usize]>, make: impl FnOnce(Vec<T>) -> ColumnData) -> ColumnData {
+    make(match indexes {
+        Some(indexes) => indexes.iter().map(|index| values[*index].clone()).collect(),
+        None => values.to_vec(),
+    })
 }
 
 fn gather<T>(values: &mut Vec<Option<T>>, groups: &[&[usize]]) {
@@ -257,6 +315,7 @@ fn brings_something(column: &ColumnData, row: usize, earlier: &[usize]) -> bool 
         ColumnData::F64(values) => differs(values, row, earlier),
         ColumnData::Bool(values) => differs(values, row, earlier),
         ColumnData::Text(values) => differs(values, row, earlier),
+        ColumnData::Shared(values) => differs(values, row, earlier),
         ColumnData::Bytes(values) => differs(values, row, earlier),
     }
 }

@@ -1,6 +1,6 @@
 //! Batches into the database: one look-up, one insert, one update, each over thousands of rows.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::mapping::Mapping;
 use super::rows::Batch;
@@ -8,17 +8,17 @@ use super::{ImportCounts, ImportedRow};
 use crate::args;
 use crate::clock::Time;
 use crate::contact::sql;
-use crate::db::{ColumnData, DbError, Dialect, Row, Rows, Tx};
-use crate::entropy::Entropy;
+use crate::db::{ColumnData, DbError, Row, Rows, Tx};
 
 /// The statements of one import.
-pub(super) struct Writer<'a> {
-    entropy: &'a Entropy,
+pub(super) struct Writer {
     now: Time,
     look_up: String,
     insert: String,
     update: String,
     names: Vec<String>,
+    /// The last batch was mostly new: insert first, and look only when something was there.
+    mostly_new: bool,
 }
 
 /// A contact that is already there and what the file says about it.
@@ -29,60 +29,65 @@ struct Found {
     changed: bool,
 }
 
-impl<'a> Writer<'a> {
-    pub fn new(mapping: &Mapping, entropy: &'a Entropy, now: Time) -> Self {
+impl Writer {
+    pub fn new(mapping: &Mapping, now: Time) -> Self {
         let targets: Vec<&str> = mapping.columns.iter().map(|column| column.target.as_str()).collect();
         Writer {
-            entropy,
             now,
             look_up: sql::bulk_look_up(&targets),
             insert: sql::bulk_insert(&targets),
             update: sql::bulk_update(&targets),
             names: (0..targets.len()).map(sql::bulk_name).collect(),
+            mostly_new: true,
         }
     }
 
-    /// Keeps others from adding the same addresses between our look-up and our insert. SQLite has one
-    /// writer anyway; on PostgreSQL sign-ups wait for the part of a second that a transaction takes.
-    /// Taken before everything else, as whoever adds a contact and then writes the ledger does.
-    pub async fn lock(&self, tx: &mut Tx) -> Result<(), DbError> {
-        if tx.dialect() == Dialect::Postgres {
-            tx.execute("LOCK TABLE contact IN SHARE ROW EXCLUSIVE MODE", Vec::new()).await?;
+    /// Writes a batch. The rows come back in the order of the batch.
+    ///
+    /// A new list costs one statement: insert what is not there, and when that was all, nothing needs
+    /// looking up. A known list is looked up first, so that only what changed is written.
+    pub async fn write(&mut self, tx: &mut Tx, batch: &mut Batch, counts: &mut ImportCounts) -> Result<Vec<ImportedRow>, DbError> {
+        let suppressed = suppressed(tx, &batch.keys).await?;
+        let mut rows: Vec<ImportedRow> = batch
+            .lines
+            .iter()
+            .zip(&batch.ids)
+            .map(|(line, id)| ImportedRow { contact_id: *id, line: *line, added: true, changed: true, suppressed: false })
+            .collect();
+        for index in suppressed {
+            rows[index].suppressed = true;
+        }
+        if !self.mostly_new {
+            self.mark_known(tx, batch, &mut rows).await?;
+        }
+        let asked = rows.iter().filter(|row| row.added).count();
+        if self.insert(tx, batch, &rows).await? != asked as u64 {
+            self.mark_known(tx, batch, &mut rows).await?;
+        }
+        self.update(tx, batch, &rows).await?;
+        count(&rows, &batch.repeats, counts);
+        self.mostly_new = rows.iter().filter(|row| row.added).count() * 2 >= rows.len();
+        Ok(rows)
+    }
+
+    /// Finds the contacts that are there under an id other than the one made for their row.
+    async fn mark_known(&self, tx: &mut Tx, batch: &Batch, rows: &mut [ImportedRow]) -> Result<(), DbError> {
+        for found in self.look_up(tx, batch).await? {
+            let row = &mut rows[found.index];
+            if row.added && row.contact_id != found.id {
+                (row.contact_id, row.added, row.changed) = (found.id, false, found.changed);
+            }
         }
         Ok(())
     }
 
-    /// Writes a batch. The rows come back in the order of the batch.
-    pub async fn write(&self, tx: &mut Tx, mut batch: Batch, counts: &mut ImportCounts) -> Result<Vec<ImportedRow>, DbError> {
-        let suppressed = suppressed(tx, &batch.keys).await?;
-        let found = self.look_up(tx, &batch).await?;
-        let mut rows: Vec<ImportedRow> = batch
-            .lines
-            .iter()
-            .enumerate()
-            .map(|(index, line)| ImportedRow { contact_id: 0, line: *line, added: true, changed: true, suppressed: suppressed.contains(&index) })
-            .collect();
-        for contact in &found {
-            let row = &mut rows[contact.index];
-            (row.contact_id, row.added, row.changed) = (contact.id, false, contact.changed);
-        }
-        let mut ids = self.entropy.ids(self.now, rows.len() - found.len());
-        for row in rows.iter_mut().filter(|row| row.added) {
-            row.contact_id = ids.next().ok_or_else(|| DbError::Unexpected("too few ids were made".to_owned()))?;
-        }
-        count(&rows, &batch.repeats, counts);
-        self.update(tx, &mut batch, &rows).await?;
-        self.insert(tx, batch, &rows).await?;
-        Ok(rows)
-    }
-
     async fn look_up(&self, tx: &mut Tx, batch: &Batch) -> Result<Vec<Found>, DbError> {
-        let keys = Rows::new().i64("n", 0..batch.keys.len() as i64).text("k", batch.keys.iter().cloned());
+        let keys = Rows::new().i64("n", 0..batch.keys.len() as i64).shared("k", batch.keys.iter().cloned());
         let mut found = Vec::new();
         for row in tx.bulk_fetch(&self.look_up, args![], keys).await? {
             let index = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
             let email: String = row.get(2)?;
-            let mut changed = batch.emails[index] != email;
+            let mut changed = **batch.email(index) != *email;
             for (position, column) in batch.columns.iter().enumerate() {
                 changed = changed || differs(column, index, &row, position + 3)?;
             }
@@ -91,47 +96,30 @@ impl<'a> Writer<'a> {
         Ok(found)
     }
 
-    async fn insert(&self, tx: &mut Tx, batch: Batch, rows: &[ImportedRow]) -> Result<(), DbError> {
+    async fn insert(&self, tx: &mut Tx, batch: &mut Batch, rows: &[ImportedRow]) -> Result<u64, DbError> {
         let new: Vec<usize> = (0..rows.len()).filter(|index| rows[*index].added).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        let all = new.len() == rows.len();
-        let Batch { mut keys, mut emails, mut columns, .. } = batch;
-        if !all {
-            keys = new.iter().map(|index| std::mem::take(&mut keys[*index])).collect();
-            emails = new.iter().map(|index| std::mem::take(&mut emails[*index])).collect();
-            columns = columns.iter_mut().map(|column| pick(column, &new)).collect();
-        }
-        let mut input = Rows::new().i64("id", new.iter().map(|index| rows[*index].contact_id)).text("email", emails).text("email_key", keys);
-        for (name, column) in self.names.iter().zip(columns) {
-            input = input.column(name.clone(), column);
-        }
-        tx.bulk(&self.insert, args![self.now], input).await?;
-        Ok(())
+        let input = std::mem::take(&mut batch.insert);
+        let input = if new.len() == rows.len() { input } else { batch.input(&self.names, &batch.ids, Some(&new)) };
+        tx.bulk(&self.insert, args![self.now], input).await
     }
 
-    async fn update(&self, tx: &mut Tx, batch: &mut Batch, rows: &[ImportedRow]) -> Result<(), DbError> {
+    async fn update(&self, tx: &mut Tx, batch: &Batch, rows: &[ImportedRow]) -> Result<(), DbError> {
         let changed: Vec<usize> = (0..rows.len()).filter(|index| rows[*index].changed && !rows[*index].added).collect();
-        if changed.is_empty() {
-            return Ok(());
+        let ids: Vec<i64> = rows.iter().map(|row| row.contact_id).collect();
+        let touched = tx.bulk(&self.update, args![self.now], batch.input(&self.names, &ids, Some(&changed))).await?;
+        if touched != changed.len() as u64 {
+            return Err(DbError::Unexpected(format!("expected to change {} contacts, changed {touched}", changed.len())));
         }
-        let emails: Vec<String> = changed.iter().map(|index| std::mem::take(&mut batch.emails[*index])).collect();
-        let mut input = Rows::new().i64("id", changed.iter().map(|index| rows[*index].contact_id)).text("email", emails);
-        for (name, column) in self.names.iter().zip(&mut batch.columns) {
-            input = input.column(name.clone(), pick(column, &changed));
-        }
-        tx.bulk(&self.update, args![self.now], input).await?;
         Ok(())
     }
 }
 
 /// Which of the keys are suppressed. Most instances have few suppressions, many have none.
-async fn suppressed(tx: &mut Tx, keys: &[String]) -> Result<HashSet<usize>, DbError> {
+async fn suppressed(tx: &mut Tx, keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
     if tx.fetch_optional("SELECT 1 FROM suppression LIMIT 1", args![]).await?.is_none() {
-        return Ok(HashSet::new());
+        return Ok(Vec::new());
     }
-    let input = Rows::new().i64("n", 0..keys.len() as i64).text("k", keys.iter().cloned());
+    let input = Rows::new().i64("n", 0..keys.len() as i64).shared("k", keys.iter().cloned());
     let sql = "SELECT v.n FROM {rows} CROSS JOIN suppression s WHERE s.email_key = v.k";
     tx.bulk_fetch(sql, args![], input).await?.iter().map(|row| row.get::<i64>(0).map(|index| index as usize)).collect()
 }
@@ -158,20 +146,7 @@ fn differs(column: &ColumnData, index: usize, row: &Row, at: usize) -> Result<bo
         ColumnData::F64(values) => values[index].is_some() && row.get::<Option<f64>>(at)? != values[index],
         ColumnData::Bool(values) => values[index].is_some() && row.get::<Option<bool>>(at)? != values[index],
         ColumnData::Text(values) => values[index].is_some() && row.get::<Option<String>>(at)? != values[index],
+        ColumnData::Shared(values) => values[index].is_some() && row.get::<Option<String>>(at)?.as_deref() != values[index].as_deref(),
         ColumnData::Bytes(values) => values[index].is_some() && row.get::<Option<Vec<u8>>>(at)? != values[index],
     })
-}
-
-/// Takes some values out of a column.
-fn pick(column: &mut ColumnData, indexes: &[usize]) -> ColumnData {
-    fn take<T>(values: &mut [Option<T>], indexes: &[usize]) -> Vec<Option<T>> {
-        indexes.iter().map(|index| values[*index].take()).collect()
-    }
-    match column {
-        ColumnData::I64(values) => ColumnData::I64(take(values, indexes)),
-        ColumnData::F64(values) => ColumnData::F64(take(values, indexes)),
-        ColumnData::Bool(values) => ColumnData::Bool(take(values, indexes)),
-        ColumnData::Text(values) => ColumnData::Text(take(values, indexes)),
-        ColumnData::Bytes(values) => ColumnData::Bytes(take(values, indexes)),
-    }
 }
