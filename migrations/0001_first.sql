@@ -96,12 +96,13 @@ CREATE TABLE run (
   finished_at BIGINT,
   definition_hash TEXT NOT NULL,
   definition TEXT NOT NULL,
+  excluded TEXT NOT NULL,
   audience BIGINT NOT NULL,
   audience_cursor BIGINT NOT NULL,
   audience_done BOOLEAN NOT NULL
 );
 CREATE UNIQUE INDEX run_firing ON run (campaign, firing);
-CREATE INDEX run_open ON run (state, scheduled_at) WHERE state IN ('preparing', 'sending', 'paused');
+CREATE INDEX run_open ON run (scheduled_at) WHERE state IN ('scheduled', 'preparing', 'sending', 'paused');
 
 -- The links of a run, numbered as in its content.
 CREATE TABLE run_link (

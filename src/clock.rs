@@ -71,7 +71,7 @@ pub struct Clock(Kind);
 #[derive(Debug, Clone)]
 enum Kind {
     /// The system's clock, shifted by so many milliseconds.
-    System { shift_ms: i64 },
+    System { shift_ms: Arc<AtomicI64> },
     /// Stands still until somebody moves it.
     Manual(Arc<AtomicI64>),
 }
@@ -79,12 +79,12 @@ enum Kind {
 impl Clock {
     /// The system's clock.
     pub fn system() -> Self {
-        Clock(Kind::System { shift_ms: 0 })
+        Clock(Kind::System { shift_ms: Arc::default() })
     }
 
     /// A clock that shows `start` now and runs on from there: for tests and rehearsals.
     pub fn starting_at(start: Time) -> Self {
-        Clock(Kind::System { shift_ms: start.since(system_now()) })
+        Clock(Kind::System { shift_ms: Arc::new(AtomicI64::new(start.since(system_now()))) })
     }
 
     /// A clock that stands at `start` until [`Clock::advance`].
@@ -95,16 +95,18 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Time {
         match &self.0 {
-            Kind::System { shift_ms } => system_now().plus(*shift_ms),
+            Kind::System { shift_ms } => system_now().plus(shift_ms.load(Ordering::Acquire)),
             Kind::Manual(millis) => Time(millis.load(Ordering::Acquire)),
         }
     }
 
-    /// Moves a manual clock forward; a running clock ignores it.
+    /// Moves the clock forward, for all who share it: a rehearsal lets hours pass in a moment.
     pub fn advance(&self, millis: i64) {
-        if let Kind::Manual(now) = &self.0 {
-            now.fetch_add(millis, Ordering::AcqRel);
-        }
+        let counter = match &self.0 {
+            Kind::System { shift_ms } => shift_ms,
+            Kind::Manual(now) => now,
+        };
+        counter.fetch_add(millis, Ordering::AcqRel);
     }
 }
 

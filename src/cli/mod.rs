@@ -1,1 +1,219 @@
-//! To be filled.
+//! The only terminal: one file per command.
+
+mod check;
+mod consent;
+mod contact;
+mod demo;
+mod import;
+mod init;
+mod out;
+mod preview;
+mod report;
+mod run;
+mod segment;
+mod send;
+mod serve;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::entropy::Entropy;
+use crate::instance::{self, Instance, InstanceError};
+use crate::telemetry;
+use out::{Failure, Out, Outcome, refused};
+
+/// Permission-based email marketing: campaigns as code, a ledger that proves itself.
+#[derive(Debug, Parser)]
+#[command(name = "optin", version, about, propagate_version = true, disable_help_subcommand = false)]
+#[command(after_help = "Exit codes: 0 done; 1 refused, or findings; 2 wrong use or failure.\n\
+    Every setting can come from the environment: OPTIN_DATABASE__URL, OPTIN_SMTP__URL, OPTIN_SECRET, ..\n\n\
+    Start with `optin demo`, or `optin init shop` and the tutorial in the README.")]
+struct Arguments {
+    /// Folder of the instance (the file `optin.toml` is in it). Also OPTIN_CONFIG.
+    #[arg(long, global = true, value_name = "DIR")]
+    config: Option<PathBuf>,
+    /// Print exactly one JSON document on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a commented example instance into a new folder.
+    Init(init::Init),
+    /// Check every file of the instance; all problems at once.
+    Check(check::Check),
+    /// Bring in contacts or suppressions from a file.
+    Import(import::Import),
+    /// Show what is known about one contact.
+    Contact(contact::ContactCommand),
+    /// Grant, withdraw, show and verify consent.
+    Consent(consent::ConsentCommand),
+    /// Count and list who a segment picks.
+    Segment(segment::SegmentCommand),
+    /// Print a campaign's mail exactly as one person would get it.
+    Preview(preview::Preview),
+    /// Send one marked test mail; it counts nowhere.
+    Test(preview::Test),
+    /// Send a campaign now, in the foreground, to its end.
+    Send(send::Send),
+    /// List, show, pause, resume or cancel runs, and release doubtful mails.
+    Run(run::RunCommand),
+    /// A campaign in numbers.
+    Report(report::Report),
+    /// Run schedules, sender and web until SIGTERM.
+    Serve(serve::Serve),
+    /// Show the whole job on sample data with a built-in inbox.
+    Demo(demo::Demo),
+}
+
+/// What every command works with.
+struct Context {
+    out: Out,
+    dir: PathBuf,
+    environment: Environment,
+    clock: Clock,
+    entropy: Entropy,
+    /// Turns true when the process is asked to stop. Commands that finish what they began watch it;
+    /// see [`Command::drains`].
+    stop: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Command {
+    /// Whether a signal lets the command end in its own time; the others end at once, as the system
+    /// does, and lose nothing (what they did is committed or rolled back).
+    fn drains(&self) -> bool {
+        match self {
+            Command::Send(_) | Command::Serve(_) | Command::Demo(_) => true,
+            Command::Init(_)
+            | Command::Check(_)
+            | Command::Import(_)
+            | Command::Contact(_)
+            | Command::Consent(_)
+            | Command::Segment(_)
+            | Command::Preview(_)
+            | Command::Test(_)
+            | Command::Run(_)
+            | Command::Report(_) => false,
+        }
+    }
+}
+
+impl Context {
+    /// The checked configuration, or all its problems on standard error.
+    fn config(&self) -> Result<Config, Failure> {
+        instance::load_checked(&self.dir, &self.environment).or_else(|problems| {
+            self.out.say(problems.render(self.out.terminal).trim_end());
+            let count = problems.list.len();
+            Err(Failure::Failed(anyhow::anyhow!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })))
+        })
+    }
+
+    /// The instance, with its database.
+    async fn instance(&self) -> Result<Arc<Instance>, Failure> {
+        let config = self.config()?;
+        telemetry::start(&self.log_level(&config, "warn"), config.log.json, self.out.terminal).map_err(anyhow::Error::msg)?;
+        match Instance::open(config, self.clock.clone(), self.entropy.clone()).await {
+            Ok(instance) => Ok(Arc::new(instance)),
+            Err(InstanceError::NoSecret) => Err(Failure::Failed(anyhow::anyhow!(
+                "no secret is set, so links could not be signed\nhint: set `secret = \"..\"` in optin.toml (or OPTIN_SECRET) to 32 random characters or more, and keep it"
+            ))),
+            Err(error) => Err(Failure::Failed(error.into())),
+        }
+    }
+
+    /// What is logged: the configured level for servers, warnings only for commands.
+    fn log_level(&self, config: &Config, quiet: &str) -> String {
+        if self.environment.get("OPTIN_LOG__LEVEL").is_some() { config.log.level.clone() } else { quiet.to_owned() }
+    }
+}
+
+/// Runs one command line. `arguments` holds the program's name first. Answers the exit code.
+pub async fn run(arguments: Vec<OsString>, environment: Environment) -> u8 {
+    let parsed = match Arguments::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { 2 } else { 0 };
+        }
+    };
+    let out = Out::new(parsed.json, environment.get("NO_COLOR").is_some());
+    let outcome = dispatch(parsed, out, environment).await;
+    match outcome {
+        Ok(()) => 0,
+        Err(Failure::Refused(text)) => {
+            if !text.is_empty() {
+                out.say(text);
+            }
+            1
+        }
+        Err(Failure::Failed(error)) => {
+            let mut text = format!("error: {error}");
+            for cause in error.chain().skip(1) {
+                text.push_str(&format!("\n  because {cause}"));
+            }
+            out.say(text);
+            2
+        }
+    }
+}
+
+async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outcome {
+    let (clock, entropy) = instance::sources(&environment).map_err(anyhow::Error::msg)?;
+    let dir = parsed.config.or_else(|| environment.get("OPTIN_CONFIG").map(PathBuf::from)).unwrap_or_else(|| PathBuf::from("./config"));
+    let stop = if parsed.command.drains() { serve::stop_on_signals() } else { tokio::sync::watch::channel(false).1 };
+    let context = Context { out, dir, environment, clock, entropy, stop };
+    match parsed.command {
+        Command::Init(command) => command.run(&context),
+        Command::Check(command) => command.run(&context),
+        Command::Import(command) => command.run(&context).await,
+        Command::Contact(command) => command.run(&context).await,
+        Command::Consent(command) => command.run(&context).await,
+        Command::Segment(command) => command.run(&context).await,
+        Command::Preview(command) => command.run(&context).await,
+        Command::Test(command) => command.run(&context).await,
+        Command::Send(command) => command.run(&context).await,
+        Command::Run(command) => command.run(&context).await,
+        Command::Report(command) => command.run(&context).await,
+        Command::Serve(command) => command.run(&context).await,
+        Command::Demo(command) => command.run(&context).await,
+    }
+}
+
+/// The contact of an address, or a refusal.
+async fn contact_by_email(instance: &Instance, email: &str) -> Result<crate::contact::Contact, Failure> {
+    let address = parse_address(email)?;
+    match crate::contact::sql::by_email_key(&mut instance.db.clone(), &instance.schema, address.key()).await? {
+        Some(contact) => Ok(contact),
+        None => refused(format!("no contact has the address `{email}`\nhint: `optin import contacts FILE` brings contacts in")),
+    }
+}
+
+fn parse_address(email: &str) -> Result<crate::contact::Address, Failure> {
+    crate::contact::Address::parse(email).map_err(|error| Failure::Failed(anyhow::anyhow!("`{email}` is not an email address: {error}")))
+}
+
+/// A campaign's name, checked.
+fn known_campaign(instance: &Instance, name: &str) -> Result<(), Failure> {
+    instance.campaign(name).map(drop).map_err(|text| Failure::Failed(anyhow::Error::msg(text)))
+}
+
+/// A topic's name, checked.
+fn known_topic(instance: &Instance, name: &str) -> Result<(), Failure> {
+    if instance.config.topics.contains_key(name) {
+        return Ok(());
+    }
+    let topics: Vec<&str> = instance.config.topics.keys().map(String::as_str).collect();
+    let hint = match crate::config::diagnostics::did_you_mean(name, topics.iter().copied()) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("topics.toml declares {}", topics.join(", ")),
+    };
+    Err(Failure::Failed(anyhow::anyhow!("there is no topic `{name}`\nhint: {hint}")))
+}

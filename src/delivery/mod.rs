@@ -1,1 +1,12 @@
-//! To be filled.
+//! How it leaves.
+pub mod engine;
+pub mod journal;
+pub mod links;
+pub mod message;
+pub mod mime;
+pub mod ops;
+pub mod smtp;
+pub mod sql;
+pub mod state;
+
+pub use state::State;

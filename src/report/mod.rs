@@ -1,1 +1,216 @@
-//! To be filled.
+//! Questions to all of it, read only.
+
+use std::collections::BTreeMap;
+
+use crate::campaign::{self, Run};
+use crate::clock::Time;
+use crate::db::{Connection, DbError};
+use crate::delivery::{self, State};
+use crate::tracking;
+
+/// Runs of one campaign that a report adds up.
+const MAX_RUNS: i64 = 10_000;
+
+/// A run in numbers. `audience` is the sum of all states and reasons below it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct RunSummary {
+    /// Its id.
+    pub run: i64,
+    /// Its campaign.
+    pub campaign: String,
+    /// Where it is.
+    pub state: &'static str,
+    /// Why it waits or failed.
+    pub reason: Option<String>,
+    /// What fired it.
+    pub firing: String,
+    /// When it is or was due.
+    pub scheduled_at: String,
+    /// When it began.
+    pub started_at: Option<String>,
+    /// When it ended.
+    pub finished_at: Option<String>,
+    /// People picked.
+    pub audience: i64,
+    /// Waiting for their turn.
+    pub due: i64,
+    /// Taken by the relay.
+    pub sent: i64,
+    /// Told "later".
+    pub deferred: i64,
+    /// Refused for good.
+    pub bounced: i64,
+    /// Could not be handed over.
+    pub failed: i64,
+    /// Reply pending at a crash.
+    pub in_doubt: i64,
+    /// Picked, but not mailed after all: reason to number.
+    pub skipped: BTreeMap<String, i64>,
+    /// Matched the rule, but were never picked for want of permission: reason to number.
+    pub excluded: BTreeMap<String, i64>,
+}
+
+/// Sums up a run from its rows.
+pub async fn run_summary(db: &mut impl Connection, run: &Run) -> Result<RunSummary, DbError> {
+    let mut summary = RunSummary {
+        run: run.id,
+        campaign: run.campaign.clone(),
+        state: run.state.as_str(),
+        reason: run.reason.clone(),
+        firing: run.firing.clone(),
+        scheduled_at: run.scheduled_at.to_string(),
+        started_at: run.started_at.map(|time| time.to_string()),
+        finished_at: run.finished_at.map(|time| time.to_string()),
+        audience: 0,
+        due: 0,
+        sent: 0,
+        deferred: 0,
+        bounced: 0,
+        failed: 0,
+        in_doubt: 0,
+        skipped: BTreeMap::new(),
+        excluded: serde_json::from_str(&run.excluded).unwrap_or_default(),
+    };
+    for (state, reason, count) in delivery::ops::counts(db, run.id).await? {
+        summary.audience += count;
+        match state {
+            State::Due | State::Claimed => summary.due += count,
+            State::Sent => summary.sent += count,
+            State::Deferred => summary.deferred += count,
+            State::Bounced => summary.bounced += count,
+            State::Failed => summary.failed += count,
+            State::InDoubt => summary.in_doubt += count,
+            State::Skipped => *summary.skipped.entry(reason.unwrap_or_else(|| "other".to_owned())).or_default() += count,
+        }
+    }
+    Ok(summary)
+}
+
+/// One campaign, or one run of it, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct CampaignReport {
+    /// Its name.
+    pub campaign: String,
+    /// The runs added up, newest first.
+    pub runs: Vec<i64>,
+    /// People picked.
+    pub audience: i64,
+    /// Taken by the relay.
+    pub sent: i64,
+    /// Taken, and not bounced since.
+    pub delivered: i64,
+    /// Told "later".
+    pub deferred: i64,
+    /// Refused for good.
+    pub bounced: i64,
+    /// Could not be handed over.
+    pub failed: i64,
+    /// Reply pending at a crash.
+    pub in_doubt: i64,
+    /// Picked, but not mailed after all: reason to number.
+    pub skipped: BTreeMap<String, i64>,
+    /// Spam complaints.
+    pub complained: i64,
+    /// Withdrawals that came through a mail of these runs.
+    pub unsubscribed: i64,
+    /// Image loads, judged human or machine.
+    pub opens: tracking::ops::Counts,
+    /// Followed links.
+    pub clicks: Clicks,
+    /// Orders that came of it.
+    pub conversions: i64,
+    /// Their worth.
+    pub revenue: f64,
+    /// Arms of an experiment; empty where there was none.
+    pub variants: Vec<serde_json::Value>,
+    /// The arm that got nothing; empty where there was none.
+    pub holdout: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Followed links of a campaign.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct Clicks {
+    /// All links together.
+    #[serde(flatten)]
+    pub counts: tracking::ops::Counts,
+    /// Each link.
+    pub by_link: Vec<tracking::ops::LinkCounts>,
+}
+
+/// Adds up the runs of a campaign. `unique` people are counted per run, as each run mails anew.
+pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Option<i64>) -> Result<CampaignReport, DbError> {
+    let mut report = CampaignReport { campaign: name.to_owned(), ..CampaignReport::default() };
+    let runs = campaign::ops::list(db, Some(name), MAX_RUNS).await?;
+    for run in runs.iter().filter(|run| only_run.is_none_or(|id| id == run.id)) {
+        let summary = run_summary(db, run).await?;
+        let hits = tracking::ops::counts(db, run.id).await?;
+        report.runs.push(run.id);
+        report.audience += summary.audience;
+        report.sent += summary.sent;
+        report.deferred += summary.deferred;
+        report.bounced += summary.bounced;
+        report.failed += summary.failed;
+        report.in_doubt += summary.in_doubt;
+        for (reason, count) in summary.skipped {
+            *report.skipped.entry(reason).or_default() += count;
+        }
+        report.unsubscribed += hits.unsubscribed;
+        add(&mut report.opens, &hits.opens);
+        add(&mut report.clicks.counts, &hits.clicks);
+        for link in hits.by_link {
+            match report.clicks.by_link.iter_mut().find(|known| known.position == link.position && known.url == link.url) {
+                Some(known) => add(&mut known.counts, &link.counts),
+                None => report.clicks.by_link.push(link),
+            }
+        }
+    }
+    report.delivered = report.sent;
+    Ok(report)
+}
+
+fn add(total: &mut tracking::ops::Counts, more: &tracking::ops::Counts) {
+    total.human += more.human;
+    total.machine += more.machine;
+    total.unique += more.unique;
+}
+
+/// What happened to a person lately, newest first.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Recent {
+    /// When.
+    pub at: String,
+    /// `sent`, `bounced`, `open`, `click` and so on.
+    pub what: String,
+    /// Which campaign.
+    pub campaign: String,
+    /// Reason, reply or verdict.
+    pub detail: Option<String>,
+}
+
+/// A person's latest deliveries and hits.
+pub async fn recent(db: &mut impl Connection, contact_id: i64, limit: i64) -> Result<Vec<Recent>, DbError> {
+    let mut found: Vec<(Time, Recent)> = Vec::new();
+    for (campaign, state, reason, reply, at) in delivery::ops::of_contact(db, contact_id, limit).await? {
+        found.push((at, Recent { at: at.to_string(), what: state, campaign, detail: reply.or(reason) }));
+    }
+    let hits = db
+        .rows(
+            "SELECT h.at, h.kind, r.campaign, h.verdict, l.url
+             FROM hit h
+             JOIN run r ON r.id = h.run_id
+             LEFT JOIN run_link l ON l.run_id = h.run_id AND l.position = h.link
+             WHERE h.contact_id = $1
+             ORDER BY h.at DESC, h.id DESC
+             LIMIT $2",
+            crate::args![contact_id, limit],
+        )
+        .await?;
+    for row in hits {
+        let at: Time = row.get(0)?;
+        let verdict: String = row.get(3)?;
+        let detail = row.get::<Option<String>>(4)?.map_or(verdict.clone(), |url| format!("{verdict}, {url}"));
+        found.push((at, Recent { at: at.to_string(), what: row.get(1)?, campaign: row.get(2)?, detail: Some(detail) }));
+    }
+    found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    Ok(found.into_iter().take(limit as usize).map(|(_, recent)| recent).collect())
+}

@@ -5,6 +5,8 @@
 //! client's address is the last one of `X-Forwarded-For`; from any other peer that header is
 //! ignored, because anybody can write it.
 
+pub mod backend;
+mod console;
 pub mod inbox;
 pub mod seam;
 
@@ -53,6 +55,8 @@ pub struct App {
     pub views: Arc<dyn seam::ViewSource>,
     /// The development inbox, where it runs.
     pub inbox: Option<inbox::Inbox>,
+    /// The instance behind the report pages, which stand beside the inbox only.
+    pub instance: Option<Arc<crate::instance::Instance>>,
 }
 
 /// Shared by all handlers.
@@ -75,6 +79,9 @@ pub fn router(app: App) -> Router {
         .fallback(public::not_found);
     if let Some(inbox) = &app.inbox {
         routes = routes.merge(inbox::pages::routes(inbox.clone()));
+        if let Some(instance) = &app.instance {
+            routes = routes.merge(console::routes(instance.clone()));
+        }
     }
     routes.layer(DefaultBodyLimit::max(BODY_BYTES)).layer(axum::middleware::from_fn(guard::every_answer)).with_state(app)
 }

@@ -4,7 +4,11 @@
 
 mod support;
 
+mod addresses;
 mod config;
 mod example;
 mod harness;
+mod import;
+mod segment;
 mod tidy;
+mod web;

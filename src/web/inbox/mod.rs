@@ -77,6 +77,19 @@ impl Received {
         })
     }
 
+    /// The HTML part, decoded; empty where there is none.
+    pub fn html(&self) -> String {
+        let message = MessageParser::default().parse(&self.raw);
+        message.and_then(|message| message.body_html(0).map(|html| html.into_owned())).unwrap_or_default()
+    }
+
+    /// A header field as it stands in the mail, unfolded; empty where there is none.
+    pub fn header(&self, name: &'static str) -> String {
+        let message = MessageParser::default().parse_headers(&self.raw);
+        let raw = message.as_ref().and_then(|message| message.header_raw(name)).unwrap_or_default();
+        raw.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     fn matches(&self, words: &[String]) -> bool {
         let summary = self.summary();
         let text = format!("{}\n{}\n{}\n{}", summary.subject, summary.from, self.from, self.to.join(" ")).to_lowercase();

@@ -1,0 +1,193 @@
+//! Use cases on runs and schedules.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+
+use super::run::{Command, Run, RunState, next_state};
+use super::schedule::{Cron, parse_local};
+use super::{Definition, sql};
+use crate::clock::{DAY, Time};
+use crate::config;
+use crate::consent::Standing;
+use crate::db::{Connection, Db, DbError, Tx};
+use crate::entropy::Entropy;
+
+pub use super::sql::{audience_counts, list, note_reason, open_runs, run};
+
+/// Contacts looked at in one transaction while an audience is written: short enough that a
+/// withdrawal never waits noticeably.
+const AUDIENCE_BLOCK: i64 = 5_000;
+/// A firing missed by more than this (the engine was down) is left out.
+const CATCH_UP_MS: i64 = DAY;
+
+/// Makes a run, due at `scheduled_at`, with the links of its content. `None` when this firing has
+/// one already (another node was faster).
+pub async fn create_run(
+    tx: &mut Tx,
+    definition: &Definition,
+    topic_id: i64,
+    firing: &str,
+    scheduled_at: Time,
+    links: &[(i64, String, String)],
+    entropy: &Entropy,
+    now: Time,
+) -> Result<Option<Run>, DbError> {
+    let run = Run {
+        id: entropy.id(now),
+        campaign: definition.campaign.clone(),
+        topic_id,
+        firing: firing.to_owned(),
+        state: RunState::Scheduled,
+        reason: None,
+        scheduled_at,
+        started_at: None,
+        finished_at: None,
+        definition_hash: definition.hash(),
+        definition: definition.to_json(),
+        excluded: "{}".to_owned(),
+        audience: 0,
+        audience_cursor: 0,
+        audience_done: false,
+    };
+    if !sql::insert(tx, &run, now).await? {
+        return Ok(None);
+    }
+    sql::insert_links(tx, run.id, links).await?;
+    Ok(Some(run))
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No such run.
+    #[error("there is no run {0}; `optin run list` shows them")]
+    Unknown(i64),
+    /// It makes no sense now.
+    #[error("run {id} is {state}: {command} is not possible any more", state = state.as_str(), command = format!("{command:?}").to_lowercase())]
+    Impossible {
+        /// The run.
+        id: i64,
+        /// Its state.
+        state: RunState,
+        /// What was asked.
+        command: Command,
+    },
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// Carries out a command; answers the new state. Repeating a command that already holds is fine.
+pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, now: Time) -> Result<RunState, CommandError> {
+    let mut tx = db.begin().await?;
+    let current = sql::run(&mut tx, id).await?.ok_or(CommandError::Unknown(id))?;
+    let held = match command {
+        Command::Pause => current.state == RunState::Paused,
+        Command::Cancel => current.state == RunState::Cancelled,
+        Command::Resume => matches!(current.state, RunState::Preparing | RunState::Sending),
+        _ => false,
+    };
+    if held {
+        return Ok(current.state);
+    }
+    let next =
+        next_state(current.state, command, current.audience_done).ok_or(CommandError::Impossible { id, state: current.state, command })?;
+    if !sql::move_state(&mut tx, id, current.state, next, reason, now).await? {
+        return Err(CommandError::Impossible { id, state: current.state, command });
+    }
+    tx.commit().await?;
+    Ok(next)
+}
+
+/// The next people of a run's audience, and whether the audience is complete with them. The caller
+/// writes their deliveries in the same transaction; `run` is moved on.
+pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segment::Sql) -> Result<Vec<i64>, DbError> {
+    let candidates = sql::next_candidates(tx, run.topic_id, rule, run.audience_cursor, AUDIENCE_BLOCK).await?;
+    let mut excluded: BTreeMap<String, i64> = serde_json::from_str(&run.excluded).unwrap_or_default();
+    let mut picked = Vec::with_capacity(candidates.len());
+    for (contact_id, standing, suppressed) in &candidates {
+        let facts = super::Facts {
+            standing: Standing::from_stored(Some(standing)),
+            suppressed: suppressed.then(String::new),
+            in_audience: true,
+            already_in_run: false,
+        };
+        match super::decide(&facts) {
+            super::Verdict::Send => picked.push(*contact_id),
+            super::Verdict::Skip(reason) => *excluded.entry(reason.code().to_owned()).or_default() += 1,
+        }
+    }
+    run.audience_done = candidates.len() < AUDIENCE_BLOCK as usize;
+    run.audience_cursor = candidates.last().map_or(run.audience_cursor, |(contact_id, _, _)| *contact_id);
+    run.audience += picked.len() as i64;
+    run.excluded = serde_json::to_string(&excluded).unwrap_or_else(|_| "{}".to_owned());
+    sql::move_cursor(tx, run).await?;
+    Ok(picked)
+}
+
+/// The unfinished run of a campaign that `send` goes on with, else the last manual one.
+pub async fn manual_run(db: &mut impl Connection, campaign: &str) -> Result<Option<Run>, DbError> {
+    let runs = sql::list(db, Some(campaign), 1_000).await?;
+    let unfinished = runs.iter().find(|run| !run.state.is_final()).cloned();
+    Ok(unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with("manual-") && run.state == RunState::Done)))
+}
+
+/// A firing key for the next manual run.
+pub async fn next_manual_firing(db: &mut impl Connection, campaign: &str) -> Result<String, DbError> {
+    let runs = sql::list(db, Some(campaign), 100_000).await?;
+    let last = runs.iter().filter_map(|run| run.firing.strip_prefix("manual-")?.parse::<u32>().ok()).max().unwrap_or(0);
+    Ok(format!("manual-{}", last + 1))
+}
+
+/// A schedule ready to be asked.
+#[derive(Debug, Clone)]
+pub enum Timing {
+    /// Recurring.
+    Cron(Box<Cron>, TimeZone),
+    /// Once.
+    At(Time),
+}
+
+impl Timing {
+    /// From checked configuration; an error repeats what `check` says.
+    pub fn new(schedule: &config::Schedule) -> Result<Timing, String> {
+        let zone = TimeZone::get(&schedule.timezone.value).map_err(|error| error.to_string())?;
+        match &schedule.when {
+            config::When::Cron(expression) => {
+                Cron::parse(&expression.value).map(|cron| Timing::Cron(Box::new(cron), zone)).map_err(|error| error.message)
+            }
+            config::When::At(text) => parse_local(&text.value, &zone).map(Timing::At),
+        }
+    }
+
+    /// The first firing after `after`.
+    pub fn next_after(&self, after: Time) -> Option<Time> {
+        match self {
+            Timing::Cron(cron, zone) => cron.next_after(after, zone),
+            Timing::At(time) => (*time > after).then_some(*time),
+        }
+    }
+}
+
+/// Whether a campaign's schedule fires now. Looks at everything since the last look; several missed
+/// firings become the last one, and one missed by more than a day is left out. The first look at a
+/// recurring schedule only notes the time; a one-shot time counts from a day before.
+pub async fn due_firing(tx: &mut Tx, campaign: &str, timing: &Timing, now: Time) -> Result<Option<Time>, DbError> {
+    let since = match (sql::looked_until(tx, campaign).await?, timing) {
+        (Some(since), _) => since.max(now.plus(-CATCH_UP_MS)),
+        (None, Timing::At(_)) => now.plus(-CATCH_UP_MS),
+        (None, Timing::Cron(..)) => now,
+    };
+    sql::set_looked_until(tx, campaign, now).await?;
+    let mut due = None;
+    let mut after = since;
+    while let Some(next) = timing.next_after(after) {
+        if next > now {
+            break;
+        }
+        due = Some(next);
+        after = next;
+    }
+    Ok(due)
+}

@@ -1,0 +1,109 @@
+//! `optin contact show`
+
+use serde_json::{Map, Value, json};
+
+use super::out::{Outcome, table};
+use super::{Context, contact_by_email};
+use crate::consent;
+use crate::contact::{AttributeValue, Contact};
+use crate::report;
+
+/// Latest things shown about a contact.
+const RECENT: i64 = 20;
+
+/// What is known about one contact.
+#[derive(Debug, clap::Args)]
+pub struct ContactCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Fields, topics, suppression and the latest mails and hits.
+    #[command(after_help = "Example:\n  optin contact show mei@tea.example")]
+    Show {
+        /// The address.
+        email: String,
+    },
+}
+
+impl ContactCommand {
+    pub(super) async fn run(self, context: &Context) -> Outcome {
+        let Action::Show { email } = self.action;
+        let instance = context.instance().await?;
+        let contact = contact_by_email(&instance, &email).await?;
+        let db = &mut instance.db.clone();
+        let standings = consent::ops::standings(db, contact.id).await?;
+        let suppression = consent::ops::suppression(db, &contact.email_key).await?;
+        let recent = report::recent(db, contact.id, RECENT).await?;
+        let topics: Vec<_> = standings
+            .iter()
+            .map(|(topic, standing, since)| json!({ "topic": topic, "standing": standing, "since": since.to_string() }))
+            .collect();
+        if context.out.json {
+            return context.out.document(&json!({
+                "email": contact.email,
+                "attributes": fields(&contact),
+                "topics": topics,
+                "suppressed": suppression.is_some(),
+                "suppression": suppression.map(|(reason, source, at)| json!({ "reason": reason, "source": source, "at": at.to_string() })),
+                "scores": {},
+                "recent": recent,
+            }));
+        }
+        context.out.data(&contact.email);
+        let rows = fields(&contact).into_iter().map(|(name, value)| vec![name, plain(&value)]).collect();
+        context.out.data(table(&["field", "value"], rows));
+        let rows = standings.iter().map(|(topic, standing, since)| vec![topic.clone(), standing.to_string(), since.to_string()]).collect();
+        context.out.data(format!("\n{}", table(&["topic", "standing", "since"], rows)));
+        if let Some((reason, source, at)) = suppression {
+            context.out.data(format!("\nsuppressed since {at}: {reason} ({source})"));
+        }
+        let rows = recent
+            .into_iter()
+            .map(|recent| vec![recent.at, recent.what, recent.campaign, recent.detail.unwrap_or_default()])
+            .collect::<Vec<_>>();
+        if !rows.is_empty() {
+            context.out.data(format!("\n{}", table(&["when", "what", "campaign", "detail"], rows)));
+        }
+        Ok(())
+    }
+}
+
+/// Built-in fields and attributes that are set, by name.
+pub(super) fn fields(contact: &Contact) -> Map<String, Value> {
+    let mut out = Map::new();
+    let built_in = [
+        ("first_name", &contact.first_name),
+        ("last_name", &contact.last_name),
+        ("locale", &contact.locale),
+        ("timezone", &contact.timezone),
+        ("phone", &contact.phone),
+        ("external_id", &contact.external_id),
+    ];
+    for (name, value) in built_in {
+        if let Some(value) = value {
+            out.insert(name.to_owned(), json!(value));
+        }
+    }
+    for (name, value) in &contact.attributes {
+        let value = match value {
+            AttributeValue::Text(text) => json!(text),
+            AttributeValue::Number(number) => json!(number),
+            AttributeValue::Boolean(flag) => json!(flag),
+            AttributeValue::Date(date) => json!(date.to_string()),
+            AttributeValue::List(values) => json!(values),
+        };
+        out.insert(name.clone(), value);
+    }
+    out
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(plain).collect::<Vec<_>>().join("; "),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,221 @@
+//! `optin demo`: the whole job on sample data, in a folder of its own.
+
+mod people;
+mod visitors;
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::out::{Failure, Outcome};
+use super::serve::{Site, bind};
+use super::{Context, report, send};
+use crate::campaign::ops as runs;
+use crate::clock::{DAY, HOUR};
+use crate::config::{Environment, scaffold};
+use crate::consent::ops::{self as consents, DeclaredConsent};
+use crate::contact::import::{AfterBatch, Import, ImportOptions, ImportedRow};
+use crate::db::{DbError, OpenOptions, Tx};
+use crate::instance::{self, Instance};
+use crate::report::campaign_report;
+use crate::telemetry;
+use crate::web::inbox::Inbox;
+use crate::worker::start_run;
+
+/// The two campaigns of the example instance that the demo sends.
+const NEWSLETTER: &str = "spring-leaves";
+const OFFER: &str = "first-flush-offer";
+/// How long the demo stays for a relay that is down: its own inbox is never down for long.
+const WAIT_SECONDS: u32 = 10;
+
+/// Shows the whole job: import, send into a built-in inbox, opens, clicks, a second campaign, report.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Works in a folder of its own and sends nothing out of this machine. In a terminal it stays up for a look\n\
+    around until Ctrl-C; otherwise it ends by itself.\n\nExamples:\n  optin demo\n  optin demo --keep      # and keeps the folder, to go on with it")]
+pub struct Demo {
+    /// Keep the folder with the instance and its database.
+    #[arg(long)]
+    keep: bool,
+    /// How many sample customers.
+    #[arg(long, default_value_t = 3_000, value_name = "N")]
+    contacts: usize,
+    /// Port of the web pages; any free one by default.
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+}
+
+impl Demo {
+    pub(super) async fn run(self, context: &Context) -> Outcome {
+        let folder = Folder::make(context, self.keep)?;
+        let outcome = self.show(context, &folder.path).await;
+        if self.keep {
+            context.out.say(format!("Kept in {}", folder.path.display()));
+        }
+        outcome
+    }
+
+    async fn show(&self, context: &Context, folder: &Path) -> Outcome {
+        let out = context.out;
+        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
+        let address = listener.local_addr()?;
+        let inbox = Inbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), context.clock.clone()).await?;
+        let instance = Arc::new(open(context, folder, address, &inbox).await?);
+        let (stop, stopped) = watch::channel(false);
+        let site = Site::start(instance.clone(), listener, Some(inbox.clone()), stopped);
+        out.say(format!("The Tea House, a sample shop, in {}", folder.display()));
+        out.say("All mail goes to the built-in inbox; nothing leaves this machine.\n");
+
+        self.import(context, &instance, folder).await?;
+        self.send(context, &instance, NEWSLETTER).await?;
+        context.clock.advance(2 * HOUR);
+        let bar = out.bar(0, "recipients");
+        let memory = visitors::act(&inbox, address, 0, &context.entropy, &bar).await?;
+        bar.finish_and_clear();
+        site.flush().await;
+        out.say(format!(
+            "Two hours later: {} opened, {} followed a link, {} unsubscribed, {} scanners fetched everything.\n",
+            memory.opened.into_inner(),
+            memory.clicked.into_inner(),
+            memory.left.into_inner(),
+            memory.scanned.into_inner()
+        ));
+        context.clock.advance(DAY);
+        let before = inbox.messages().iter().map(|mail| mail.id).max().unwrap_or(0);
+        self.send(context, &instance, OFFER).await?;
+        context.clock.advance(2 * HOUR);
+        let bar = out.bar(0, "recipients");
+        visitors::act(&inbox, address, before, &context.entropy, &bar).await?;
+        bar.finish_and_clear();
+        site.flush().await;
+
+        self.report(context, &instance, address).await?;
+        if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+            out.say("\nHave a look around; Ctrl-C ends the demo.");
+            let _ = context.stop.clone().wait_for(|stop| *stop).await;
+        }
+        let _ = stop.send(true);
+        site.ended().await;
+        instance.db.close().await;
+        Ok(())
+    }
+
+    async fn import(&self, context: &Context, instance: &Instance, folder: &Path) -> Outcome {
+        let file = folder.join("customers.csv");
+        people::write(&file, self.contacts, &context.entropy)?;
+        let now = context.clock.now();
+        let mut topics = Vec::new();
+        for topic in topics_of(instance) {
+            topics.push(consents::ensure_topic(&instance.db, &topic, &instance.entropy, now).await?);
+        }
+        let options = ImportOptions::default();
+        let import = Import { db: &instance.db, schema: &instance.schema, entropy: &instance.entropy, now, options: &options };
+        let bar = context.out.bar(std::fs::metadata(&file)?.len(), "import");
+        let mut grants = Grants { topics, now };
+        let outcome = import.run(std::fs::File::open(&file)?, None, &mut grants, &mut |progress| bar.set_position(progress.bytes)).await?;
+        bar.finish_and_clear();
+        context.out.say(format!("Imported {} customers with their consent.", outcome.counts.added));
+        Ok(())
+    }
+
+    async fn send(&self, context: &Context, instance: &Arc<Instance>, campaign: &str) -> Outcome {
+        let (run, _) = start_run(instance, campaign, true, None).await.map_err(anyhow::Error::from)?;
+        send::drive(context, instance, &run, WAIT_SECONDS).await?;
+        let db = &mut instance.db.clone();
+        if let Some(run) = runs::run(db, run.id).await? {
+            let summary = crate::report::run_summary(db, &run).await?;
+            let left_out: i64 = summary.excluded.values().sum::<i64>() + summary.skipped.values().sum::<i64>();
+            context.out.say(format!("Sent `{campaign}` to {} of them; {left_out} left out for want of permission.", summary.sent));
+        }
+        Ok(())
+    }
+
+    async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr) -> Outcome {
+        let db = &mut instance.db.clone();
+        let mut reports = Vec::new();
+        for campaign in [NEWSLETTER, OFFER] {
+            reports.push(campaign_report(db, campaign, None).await?);
+        }
+        if context.out.json {
+            return context.out.document(&serde_json::json!({
+                "reports": reports,
+                "report_url": format!("http://{address}/report"),
+                "inbox_url": format!("http://{address}/inbox"),
+            }));
+        }
+        for shown in &reports {
+            context.out.data(report::render(shown));
+            context.out.data("");
+        }
+        context.out.data(format!("Report: http://{address}/report"));
+        context.out.data(format!("Inbox:  http://{address}/inbox"));
+        Ok(())
+    }
+}
+
+/// Topics that the demo's campaigns ride on.
+fn topics_of(instance: &Instance) -> BTreeSet<String> {
+    [NEWSLETTER, OFFER]
+        .iter()
+        .filter_map(|name| instance.config.campaigns.get(*name))
+        .map(|campaign| campaign.topic.value.clone())
+        .collect()
+}
+
+/// The example instance, its files written anew, pointed at our own ports.
+async fn open(context: &Context, folder: &Path, address: SocketAddr, inbox: &Inbox) -> Result<Instance, Failure> {
+    let mut bytes = [0; 24];
+    context.entropy.fill(&mut bytes);
+    let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let config_dir = folder.join("config");
+    scaffold::write(&config_dir, &secret)?;
+    let database = format!("sqlite://{}", folder.join("optin.db").display());
+    let environment = Environment::from_pairs([
+        ("OPTIN_DATABASE__URL", database),
+        ("OPTIN_SITE__URL", format!("http://{address}")),
+        ("OPTIN_SITE__LISTEN", address.to_string()),
+        ("OPTIN_SMTP__URL", format!("smtp://{}?tls=none", inbox.address())),
+    ]);
+    let config = instance::load_checked(&config_dir, &environment).map_err(|problems| anyhow::anyhow!(problems.render(false)))?;
+    telemetry::start("error", false, context.out.terminal).map_err(anyhow::Error::msg)?;
+    Ok(Instance::open_with(config, context.clock.clone(), context.entropy.clone(), OpenOptions { relaxed: true }).await?)
+}
+
+/// The demo's folder; removed at the end unless it is to be kept.
+struct Folder {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl Folder {
+    fn make(context: &Context, keep: bool) -> Result<Folder, Failure> {
+        let name = format!("optin-demo-{:08x}", context.entropy.u64() as u32);
+        let path = if keep { PathBuf::from(name) } else { std::env::temp_dir().join(name) };
+        std::fs::create_dir(&path).map_err(|error| anyhow::anyhow!("cannot make the folder `{}`: {error}", path.display()))?;
+        Ok(Folder { path, keep })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if !self.keep {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+/// Sample customers agreed at the till.
+struct Grants {
+    topics: Vec<i64>,
+    now: crate::clock::Time,
+}
+
+impl AfterBatch for Grants {
+    async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
+        let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
+        consents::record_import(tx, &rows, &self.topics, DeclaredConsent::Confirmed, "sample data: asked at the till", self.now).await
+    }
+}

@@ -1,0 +1,263 @@
+//! `optin import contacts|suppressions FILE`
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::out::{Failure, Outcome};
+use super::{Context, known_topic};
+use crate::clock::Time;
+use crate::consent::ops::{self as consents, DeclaredConsent};
+use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow, SuppressionReader};
+use crate::db::{DbError, Tx};
+
+/// Brings in contacts or suppressions from a file.
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Contacts from a CSV file: any delimiter, UTF-8, UTF-16, GB18030 or Big5.
+    #[command(
+        after_help = "Columns whose header equals a field or an attribute map by themselves; `--map` names others. An empty cell leaves\n\
+        what is there. Rows for one address are merged, the later cell winning. A withdrawal or suppression is never overridden.\n\n\
+        Examples:\n  optin import contacts list.csv --topic tea-letter --consent confirmed --source 'shop checkout 2026'\n  \
+        optin import contacts list.csv --consent none --map 'Ort=city' --dry-run --rejects rejects.csv"
+    )]
+    Contacts(Contacts),
+    /// Addresses that get nothing, whatever they subscribed to: one a line, or CSV with an email column.
+    #[command(after_help = "Example:\n  optin import suppressions bounced.csv --source 'old system'")]
+    Suppressions(Suppressions),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Consent {
+    /// They agreed to these topics; `--source` says where.
+    Confirmed,
+    /// They asked; a confirmation is still due.
+    Pending,
+    /// Only their data is brought in.
+    None,
+}
+
+#[derive(Debug, clap::Args)]
+struct Contacts {
+    /// The file; `-` for standard input.
+    file: PathBuf,
+    /// A topic of topics.toml; may be given more than once.
+    #[arg(long)]
+    topic: Vec<String>,
+    /// What they agreed to.
+    #[arg(long, value_enum)]
+    consent: Consent,
+    /// Where the consent came from; kept with every ledger entry.
+    #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
+    source: Option<String>,
+    /// `Column=field`, for headers that are not a field's name. `Column=` leaves a column out.
+    #[arg(long, value_name = "COLUMN=FIELD")]
+    map: Vec<String>,
+    /// Read and check everything, write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Rows that were not taken go here, with line, column and reason.
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// The encoding, where it should not be detected.
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Suppressions {
+    /// The file; `-` for standard input.
+    file: PathBuf,
+    /// Where the list came from.
+    #[arg(long, default_value = "import")]
+    source: String,
+    /// Read and check everything, write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Rows that were not taken go here, with line, column and reason.
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+}
+
+impl Import {
+    pub(super) async fn run(self, context: &Context) -> Outcome {
+        match self.what {
+            What::Contacts(command) => command.run(context).await,
+            What::Suppressions(command) => command.run(context).await,
+        }
+    }
+}
+
+/// Ledger entries for each batch, in the batch's own transaction.
+struct Grants {
+    topics: Vec<i64>,
+    consent: DeclaredConsent,
+    source: String,
+    now: Time,
+}
+
+impl AfterBatch for Grants {
+    async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
+        let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
+        consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await
+    }
+}
+
+impl Contacts {
+    async fn run(self, context: &Context) -> Outcome {
+        let instance = context.instance().await?;
+        let now = context.clock.now();
+        if self.topic.is_empty() && !matches!(self.consent, Consent::None) {
+            return Err(Failure::Failed(anyhow::anyhow!("consent to what?\nhint: name a topic with `--topic`, or use `--consent none`")));
+        }
+        let mut topics = Vec::new();
+        for topic in &self.topic {
+            known_topic(&instance, topic)?;
+            topics.push(consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?);
+        }
+        let map = self.map.iter().map(|pair| split_map(pair)).collect::<Result<_, _>>()?;
+        let options = ImportOptions { map, dry_run: self.dry_run, encoding: self.encoding.clone() };
+        let (source, bytes) = open(&self.file)?;
+        let bar = context.out.bar(bytes, "import");
+        let mut grants = Grants {
+            topics,
+            consent: match self.consent {
+                Consent::Confirmed => DeclaredConsent::Confirmed,
+                Consent::Pending => DeclaredConsent::Pending,
+                Consent::None => DeclaredConsent::None,
+            },
+            source: self.source.clone().unwrap_or_default(),
+            now,
+        };
+        let import = ContactImport { db: &instance.db, schema: &instance.schema, entropy: &instance.entropy, now, options: &options };
+        let rejects = self.rejects.as_deref().map(create).transpose()?;
+        let outcome = import
+            .run(source, rejects, &mut grants, &mut |progress| {
+                bar.set_position(progress.bytes);
+                bar.set_message(format!("{} rows", progress.rows));
+            })
+            .await;
+        bar.finish_and_clear();
+        let outcome = outcome?;
+        let counts = outcome.counts;
+        let ignored: Vec<&String> = outcome.mapping.ignored.iter().map(|(header, _)| header).collect();
+        for (header, why) in &outcome.mapping.ignored {
+            context.out.say(format!("column `{header}` is left out: {why}"));
+        }
+        for reject in outcome.rejects.iter().take(10) {
+            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
+        }
+        if counts.rejected > 10 && self.rejects.is_none() {
+            context.out.say(format!("and {} more; `--rejects FILE` writes them all", counts.rejected - 10));
+        }
+        if context.out.json {
+            let mut document = serde_json::to_value(counts)?;
+            if let Some(object) = document.as_object_mut() {
+                object.insert("ignored_columns".to_owned(), json!(ignored));
+                object.insert("encoding".to_owned(), json!(outcome.encoding));
+                object.insert("dry_run".to_owned(), json!(self.dry_run));
+            }
+            return context.out.document(&document);
+        }
+        let dry = if self.dry_run { " (dry run: nothing was written)" } else { "" };
+        context.out.data(format!(
+            "{} rows read: {} added, {} updated, {} unchanged, {} rejected; {} suppressed{dry}",
+            counts.read, counts.added, counts.updated, counts.unchanged, counts.rejected, counts.suppressed
+        ));
+        Ok(())
+    }
+}
+
+fn split_map(pair: &str) -> Result<(String, String), Failure> {
+    pair.split_once('=')
+        .map(|(column, field)| (column.trim().to_owned(), field.trim().to_owned()))
+        .ok_or_else(|| Failure::Failed(anyhow::anyhow!("`--map {pair}` names no field\nhint: write `--map \"Column=field\"`")))
+}
+
+/// The file and its size in bytes (0 when it cannot be told).
+fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
+    if file == Path::new("-") {
+        return Ok((Box::new(std::io::stdin()), 0));
+    }
+    let opened = File::open(file).map_err(|error| anyhow::anyhow!("cannot open `{}`: {error}", file.display()))?;
+    let metadata = opened.metadata()?;
+    if metadata.is_dir() {
+        return Err(Failure::Failed(anyhow::anyhow!("`{}` is a folder", file.display())));
+    }
+    Ok((Box::new(opened), metadata.len()))
+}
+
+fn create(file: &Path) -> Result<Box<dyn Write + Send>, Failure> {
+    let file = File::create(file).map_err(|error| anyhow::anyhow!("cannot write `{}`: {error}", file.display()))?;
+    Ok(Box::new(std::io::BufWriter::new(file)))
+}
+
+/// Addresses of one transaction.
+const SUPPRESSION_BATCH: usize = 5_000;
+
+impl Suppressions {
+    async fn run(self, context: &Context) -> Outcome {
+        let instance = context.instance().await?;
+        let now = context.clock.now();
+        let (source, _) = open(&self.file)?;
+        let mut rejects = self.rejects.as_deref().map(create).transpose()?;
+        let (mut read, mut added, mut rejected) = (0_u64, 0_u64, 0_u64);
+        let mut batch: Vec<(String, String)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        let mut rows = SuppressionReader::open(source)?;
+        loop {
+            let next = rows.next_row()?;
+            if let Some(row) = &next {
+                read += 1;
+                match row {
+                    Ok(row) => {
+                        let key = row.address.key();
+                        if seen.insert(key.to_owned()) {
+                            let reason = row.reason.as_deref().unwrap_or("import");
+                            batch.push((key.to_owned(), reason.to_owned()));
+                        }
+                    }
+                    Err(reject) => {
+                        rejected += 1;
+                        if rejected <= 10 {
+                            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
+                        }
+                        if let Some(file) = &mut rejects {
+                            writeln!(file, "{},{},\"{}\"", reject.line, reject.column, reject.reason.replace('"', "\"\""))?;
+                        }
+                    }
+                }
+            }
+            if batch.len() >= SUPPRESSION_BATCH || (next.is_none() && !batch.is_empty()) {
+                let mut tx = instance.db.begin().await?;
+                added += consents::suppress(&mut tx, std::mem::take(&mut batch), &self.source, now).await?;
+                if self.dry_run {
+                    tx.rollback().await?;
+                } else {
+                    tx.commit().await?;
+                }
+                seen.clear();
+            }
+            if next.is_none() {
+                break;
+            }
+        }
+        let unchanged = read - added - rejected;
+        if context.out.json {
+            return context.out.document(&json!({
+                "read": read, "added": added, "updated": 0, "unchanged": unchanged, "rejected": rejected, "suppressed": added,
+            }));
+        }
+        context.out.data(format!("{read} rows read: {added} suppressed, {unchanged} were already, {rejected} rejected"));
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! `optin run list|show|pause|resume|cancel|release-doubtful`
+
+use serde_json::json;
+
+use super::Context;
+use super::out::{Failure, Outcome, refused, table};
+use crate::campaign::ops::{self as runs, CommandError};
+use crate::campaign::{Command, Run};
+use crate::delivery::{self, State};
+use crate::instance::Instance;
+use crate::report::run_summary;
+
+/// Runs listed at most.
+const LISTED: i64 = 200;
+/// Doubtful and failed mails listed at most, of each kind.
+const NAMED: i64 = 1_000;
+
+/// What was sent, and what is being sent.
+#[derive(Debug, clap::Args)]
+pub struct RunCommand {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Runs, newest first.
+    List {
+        /// Of this campaign only.
+        #[arg(long)]
+        campaign: Option<String>,
+    },
+    /// One run: counts, and every mail that is in doubt, bounced or failed, by name.
+    Show {
+        /// Its id.
+        run: i64,
+    },
+    /// Stop for now; noticed within a second, also by other nodes.
+    Pause {
+        /// Its id.
+        run: i64,
+    },
+    /// Go on.
+    Resume {
+        /// Its id.
+        run: i64,
+    },
+    /// End it; what has not left stays unsent.
+    Cancel {
+        /// Its id.
+        run: i64,
+    },
+    /// Settle the mails whose SMTP reply was pending at a crash.
+    #[command(after_help = "Without an option they are sent again, with the same Message-ID.")]
+    ReleaseDoubtful {
+        /// Its id.
+        run: i64,
+        /// Take them as sent instead of sending them again.
+        #[arg(long)]
+        as_sent: bool,
+    },
+}
+
+impl RunCommand {
+    pub(super) async fn run(self, context: &Context) -> Outcome {
+        let instance = context.instance().await?;
+        match self.action {
+            Action::List { campaign } => list(context, &instance, campaign.as_deref()).await,
+            Action::Show { run } => show(context, &instance, run).await,
+            Action::Pause { run } => command(context, &instance, run, Command::Pause).await,
+            Action::Resume { run } => command(context, &instance, run, Command::Resume).await,
+            Action::Cancel { run } => command(context, &instance, run, Command::Cancel).await,
+            Action::ReleaseDoubtful { run, as_sent } => release(context, &instance, run, as_sent).await,
+        }
+    }
+}
+
+async fn list(context: &Context, instance: &Instance, campaign: Option<&str>) -> Outcome {
+    let db = &mut instance.db.clone();
+    let mut summaries = Vec::new();
+    for run in runs::list(db, campaign, LISTED).await? {
+        summaries.push(run_summary(db, &run).await?);
+    }
+    if context.out.json {
+        return context.out.document(&json!({ "runs": summaries }));
+    }
+    let rows = summaries
+        .into_iter()
+        .map(|run| {
+            vec![run.run.to_string(), run.campaign, run.state.to_owned(), run.scheduled_at, run.audience.to_string(), run.sent.to_string()]
+        })
+        .collect();
+    context.out.data(table(&["run", "campaign", "state", "due", "audience", "sent"], rows));
+    Ok(())
+}
+
+async fn find(instance: &Instance, id: i64) -> Result<Run, Failure> {
+    match runs::run(&mut instance.db.clone(), id).await? {
+        Some(run) => Ok(run),
+        None => refused(CommandError::Unknown(id).to_string()),
+    }
+}
+
+async fn show(context: &Context, instance: &Instance, id: i64) -> Outcome {
+    let run = find(instance, id).await?;
+    let db = &mut instance.db.clone();
+    let summary = run_summary(db, &run).await?;
+    let mut named = serde_json::Map::new();
+    let mut rows = Vec::new();
+    for state in [State::InDoubt, State::Bounced, State::Failed, State::Deferred, State::Skipped] {
+        let mut list = Vec::new();
+        for (_, email, reason, reply, at) in delivery::ops::in_state(db, id, state, NAMED).await? {
+            let email = email.unwrap_or_else(|| "(erased)".to_owned());
+            rows.push(vec![state.as_str().to_owned(), email.clone(), reply.clone().or_else(|| reason.clone()).unwrap_or_default()]);
+            list.push(json!({ "email": email, "reason": reason, "reply": reply, "at": at.to_string() }));
+        }
+        named.insert(format!("{}_mails", state.as_str()), json!(list));
+    }
+    if context.out.json {
+        let mut document = serde_json::to_value(&summary)?;
+        if let Some(object) = document.as_object_mut() {
+            object.extend(named);
+            object.insert("definition_hash".to_owned(), json!(run.definition_hash));
+        }
+        return context.out.document(&document);
+    }
+    context.out.data(format!(
+        "{} (run {}): {}\n  audience {}, sent {}, due {}, deferred {}, bounced {}, failed {}, in doubt {}, skipped {}",
+        summary.campaign,
+        summary.run,
+        summary.state,
+        summary.audience,
+        summary.sent,
+        summary.due,
+        summary.deferred,
+        summary.bounced,
+        summary.failed,
+        summary.in_doubt,
+        summary.skipped.values().sum::<i64>()
+    ));
+    if let Some(reason) = &summary.reason {
+        context.out.data(format!("  {reason}"));
+    }
+    if !rows.is_empty() {
+        context.out.data(format!("\n{}", table(&["state", "address", "why"], rows)));
+    }
+    Ok(())
+}
+
+async fn command(context: &Context, instance: &Instance, id: i64, command: Command) -> Outcome {
+    let state = match runs::command(&instance.db, id, command, None, context.clock.now()).await {
+        Ok(state) => state,
+        Err(CommandError::Db(error)) => return Err(error.into()),
+        Err(error) => return refused(error.to_string()),
+    };
+    let run = find(instance, id).await?;
+    if context.out.json {
+        return context.out.document(&json!({ "run": id, "campaign": run.campaign, "state": state }));
+    }
+    context.out.data(format!("{} (run {id}) is {}", run.campaign, state.as_str()));
+    Ok(())
+}
+
+async fn release(context: &Context, instance: &Instance, id: i64, as_sent: bool) -> Outcome {
+    let run = find(instance, id).await?;
+    let released = delivery::ops::release_doubtful(&instance.db, id, !as_sent, context.clock.now()).await?;
+    let mut state = run.state;
+    if released > 0 && !as_sent && run.state == crate::campaign::RunState::Done {
+        state = runs::command(&instance.db, id, Command::Reopen, None, context.clock.now()).await.map_err(anyhow::Error::from)?;
+    }
+    if context.out.json {
+        return context.out.document(&json!({ "run": id, "campaign": run.campaign, "state": state, "released": released }));
+    }
+    let what = if as_sent { "taken as sent" } else { "due again; `optin send` or `optin serve` sends them" };
+    context.out.data(format!("{released} doubtful mails of run {id} are {what}"));
+    Ok(())
+}

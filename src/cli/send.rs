@@ -1,0 +1,234 @@
+//! `optin send CAMPAIGN`
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use tokio::sync::watch;
+
+use super::out::{Failure, Outcome};
+use super::{Context, known_campaign};
+use crate::campaign::ops as runs;
+use crate::campaign::schedule::parse_local;
+use crate::campaign::{Run, RunState};
+use crate::clock::{SECOND, Time};
+use crate::delivery::engine::Progress;
+use crate::instance::Instance;
+use crate::report::{RunSummary, run_summary};
+use crate::worker::{Ending, PassOptions, RunError, Worker, start_run};
+
+/// Sends a campaign now, in the foreground, to its end.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Goes on with an unfinished run of the campaign. A finished run is not repeated without --again.\n\
+    Exit code 1 where the run is not done yet (mails deferred, relay down, paused) or could not start.\n\n\
+    Examples:\n  optin send weekly\n  optin send weekly --at 2026-12-01T09:00   # `optin serve` sends it then\n  optin send weekly --again --json")]
+pub struct Send {
+    /// The campaign.
+    campaign: String,
+    /// Not now, but at this time (in the campaign's time zone, or with an offset); `optin serve` sends it.
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+    /// Start a new run although the last one is done.
+    #[arg(long)]
+    again: bool,
+    /// Stay so many seconds for mails that were deferred and for a relay that is down; what is left
+    /// then is sent by `optin serve`, or by the same command later.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait: u32,
+}
+
+impl Send {
+    pub(super) async fn run(self, context: &Context) -> Outcome {
+        let instance = context.instance().await?;
+        known_campaign(&instance, &self.campaign)?;
+        let at = self.at.as_deref().map(|text| start_time(&instance, &self.campaign, text)).transpose()?;
+        let (run, new) = start_run(&instance, &self.campaign, self.again, at).await.map_err(failure)?;
+        if at.is_some_and(|at| at > context.clock.now()) {
+            context.out.say(format!("Run {} is scheduled for {}; `optin serve` sends it then.", run.id, run.scheduled_at));
+            return finish(context, &instance, run.id).await;
+        }
+        if run.state.is_final() {
+            context.out.say(format!("{} was sent already (run {}); `--again` starts a new run.", self.campaign, run.id));
+            return finish(context, &instance, run.id).await;
+        }
+        if run.state == RunState::Paused {
+            context.out.say(format!("Run {} is paused.\nhint: `optin run resume {}`", run.id, run.id));
+            finish(context, &instance, run.id).await?;
+            return Err(Failure::Refused(String::new()));
+        }
+        if !new {
+            context.out.say(format!("Going on with run {}.", run.id));
+        }
+        let ended = drive(context, &instance, &run, self.wait).await;
+        finish(context, &instance, run.id).await?;
+        ended
+    }
+}
+
+fn start_time(instance: &Instance, campaign: &str, text: &str) -> Result<Time, Failure> {
+    let zone = instance.config.campaigns[campaign].schedule.as_ref().map_or("UTC", |schedule| schedule.timezone.value.as_str());
+    let zone = jiff::tz::TimeZone::get(zone)?;
+    parse_local(text, &zone)
+        .map_err(|message| Failure::Failed(anyhow::anyhow!("{message}\nhint: write `2026-12-01T09:00` or `2026-12-01T09:00+08:00`")))
+}
+
+fn failure(error: RunError) -> Failure {
+    match error {
+        RunError::Refused(text) => Failure::Refused(text),
+        other => Failure::Failed(other.into()),
+    }
+}
+
+/// Sends until the run is done, or nothing more happens within the time we stay.
+pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run, wait_seconds: u32) -> Outcome {
+    let stopped = context.stop.clone();
+    let worker = Worker::start(instance.clone()).await.map_err(failure)?;
+    let progress = Arc::new(Progress::default());
+    let bar = context.out.bar(0, &run.campaign);
+    let drawing = tokio::spawn(draw(bar.clone(), instance.clone(), run.id, progress.clone()));
+    let outcome = drive_until(instance, &worker, run, &progress, stopped, i64::from(wait_seconds) * SECOND).await;
+    drawing.abort();
+    bar.finish_and_clear();
+    worker.stop().await.map_err(failure)?;
+    match outcome {
+        Ok(Left::Nothing) => Ok(()),
+        Ok(Left::Signal) => Err(Failure::Refused("Stopped. The same command goes on where this one stopped.".to_owned())),
+        Ok(Left::Ended) => Err(Failure::Refused("The run was paused, cancelled or ended by somebody else.".to_owned())),
+        Ok(Left::Later(due)) => Err(Failure::Refused(format!(
+            "Some mails are deferred; the next try is due at {due}.\nhint: `optin serve` tries them again, and so does the same command later"
+        ))),
+        Ok(Left::RelayDown(problem)) => Err(Failure::Refused(format!(
+            "The relay is out of reach, the run waits and nobody was lost: {problem}\nhint: the same command goes on"
+        ))),
+        Err(error) => Err(failure(error)),
+    }
+}
+
+/// What is left when the foreground run ends.
+enum Left {
+    Nothing,
+    Signal,
+    Ended,
+    Later(Time),
+    RelayDown(String),
+}
+
+async fn drive_until(
+    instance: &Arc<Instance>,
+    worker: &Worker,
+    run: &Run,
+    progress: &Arc<Progress>,
+    stopped: watch::Receiver<bool>,
+    patience_ms: i64,
+) -> Result<Left, RunError> {
+    let options = PassOptions { progress: Some(progress.clone()) };
+    let mut waiting_since = instance.clock.now();
+    loop {
+        let before = moved(progress);
+        let (halt, halted) = watch::channel(false);
+        let impatient = tokio::spawn(lose_patience(instance.clone(), progress.clone(), patience_ms, stopped.clone(), halt));
+        let ending = worker.pass(run.id, &options, halted).await;
+        let relay_down = impatient.is_finished() && !*stopped.borrow();
+        impatient.abort();
+        let now = instance.clock.now();
+        if moved(progress) != before {
+            waiting_since = now;
+        }
+        let until = match ending? {
+            Ending::Done => return Ok(Left::Nothing),
+            Ending::Stopped if *stopped.borrow() => return Ok(Left::Signal),
+            Ending::Stopped if relay_down => return Ok(Left::RelayDown(progress.problem().unwrap_or_default())),
+            Ending::Stopped => return Ok(Left::Ended),
+            Ending::Waits(due) => due,
+            Ending::Elsewhere => now.plus(SECOND),
+        };
+        if until.since(waiting_since) > patience_ms {
+            return Ok(Left::Later(until));
+        }
+        worker.recover().await?;
+        let pause = Duration::from_millis(until.since(now).clamp(50, 1_000) as u64);
+        let mut stopped = stopped.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.changed() => {}
+        }
+    }
+}
+
+/// Mails with an outcome so far.
+fn moved(progress: &Progress) -> u64 {
+    [&progress.sent, &progress.bounced, &progress.other].into_iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+}
+
+/// Halts the pass when somebody says stop, or when the relay has been out of reach for too long.
+async fn lose_patience(
+    instance: Arc<Instance>,
+    progress: Arc<Progress>,
+    patience_ms: i64,
+    mut stopped: watch::Receiver<bool>,
+    halt: watch::Sender<bool>,
+) {
+    let mut down_since = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            _ = stopped.changed() => {}
+        }
+        let now = instance.clock.now();
+        let down = progress.sessions.load(Ordering::Relaxed) == 0 && progress.relay_down.load(Ordering::Relaxed);
+        down_since = if down { down_since.or(Some(now)) } else { None };
+        if *stopped.borrow() || down_since.is_some_and(|since| now.since(since) > patience_ms) {
+            let _ = halt.send(true);
+            return;
+        }
+    }
+}
+
+async fn draw(bar: ProgressBar, instance: Arc<Instance>, run_id: i64, progress: Arc<Progress>) {
+    loop {
+        if let Ok(Some(run)) = runs::run(&mut instance.db.clone(), run_id).await {
+            bar.set_length(run.audience.max(0) as u64);
+        }
+        for _ in 0..10 {
+            bar.set_position(moved(&progress));
+            bar.set_message(progress.problem().map_or_else(String::new, |problem| format!("waiting: {problem}")));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Prints where the run is.
+async fn finish(context: &Context, instance: &Instance, run_id: i64) -> Outcome {
+    let db = &mut instance.db.clone();
+    let Some(run) = runs::run(db, run_id).await? else { return Err(Failure::Refused("the run is gone".to_owned())) };
+    let summary = run_summary(db, &run).await?;
+    if context.out.json { context.out.document(&summary) } else { print(context, &summary) }
+}
+
+fn print(context: &Context, summary: &RunSummary) -> Outcome {
+    context.out.data(format!("{} (run {}): {}", summary.campaign, summary.run, summary.state));
+    if let Some(reason) = &summary.reason {
+        context.out.data(format!("  {reason}"));
+    }
+    for (name, count) in [
+        ("audience", summary.audience),
+        ("sent", summary.sent),
+        ("still due", summary.due),
+        ("deferred", summary.deferred),
+        ("bounced", summary.bounced),
+        ("failed", summary.failed),
+        ("in doubt", summary.in_doubt),
+    ] {
+        if count > 0 || name == "audience" || name == "sent" {
+            context.out.data(format!("  {name:<10} {count:>9}"));
+        }
+    }
+    for (reason, count) in &summary.skipped {
+        context.out.data(format!("  {:<10} {count:>9}  ({reason})", "skipped"));
+    }
+    for (reason, count) in &summary.excluded {
+        context.out.data(format!("  {:<10} {count:>9}  ({reason}: the rule fits, permission does not)", "left out"));
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! Use cases: granting, withdrawing, confirming, suppressing, asking.
+
+use std::collections::{HashMap, HashSet};
+
+use super::ledger::{self, Change};
+use super::{ALL_TOPICS, Action, Event, NewEvent, Standing, sql};
+use crate::clock::Time;
+use crate::db::{Connection, Db, DbError, Tx};
+use crate::entropy::Entropy;
+
+pub use super::sql::topics;
+
+/// The id of a topic's name, made when it is new.
+pub async fn topic_id(tx: &mut Tx, name: &str, entropy: &Entropy, now: Time) -> Result<i64, DbError> {
+    sql::topic_id(tx, name, entropy.id(now)).await
+}
+
+/// The id of a topic's name in a transaction of its own.
+pub async fn ensure_topic(db: &Db, name: &str, entropy: &Entropy, now: Time) -> Result<i64, DbError> {
+    let known = sql::topics(&mut db.clone()).await?;
+    if let Some(id) = known.iter().find(|(_, known)| known.as_str() == name).map(|(id, _)| *id) {
+        return Ok(id);
+    }
+    let mut tx = db.begin().await?;
+    let id = topic_id(&mut tx, name, entropy, now).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Appends one event in a transaction of its own.
+pub async fn record(db: &Db, event: NewEvent, now: Time) -> Result<Change, DbError> {
+    let mut tx = db.begin().await?;
+    let change = ledger::append(&mut tx, &[event], now, false).await?.remove(0);
+    tx.commit().await?;
+    Ok(change)
+}
+
+/// What a withdrawal did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Withdrawal {
+    /// False when nothing was left to withdraw.
+    pub changed: bool,
+}
+
+/// Withdraws `contact_id` from a topic, or from everything with [`ALL_TOPICS`]. Repeating it is
+/// harmless and keeps the first time; an event is written only where something changed.
+pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<Withdrawal, DbError> {
+    let topics: Vec<i64> = if request.topic_id == ALL_TOPICS {
+        let mut all: Vec<i64> = sql::topics(tx).await?.into_keys().collect();
+        all.sort_unstable();
+        // The row for everything keeps later topics and imports out.
+        all.insert(0, ALL_TOPICS);
+        all
+    } else {
+        vec![request.topic_id]
+    };
+    let pairs: Vec<(i64, i64)> = topics.iter().map(|topic| (*topic, request.contact_id)).collect();
+    let standings = sql::standings(tx, &pairs).await?;
+    let events: Vec<NewEvent> = topics
+        .into_iter()
+        .filter(|topic| match standings.get(&(*topic, request.contact_id)) {
+            Some(standing) => *standing != Standing::Unsubscribed,
+            // Topics never touched need no event of their own: the row for everything covers them.
+            None => *topic == request.topic_id,
+        })
+        .map(|topic_id| NewEvent { topic_id, ..request.clone() })
+        .collect();
+    let changes = ledger::append(tx, &events, now, false).await?;
+    Ok(Withdrawal { changed: changes.iter().any(|change| change.before != change.after) })
+}
+
+/// How an import declares consent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeclaredConsent {
+    /// They agreed; the source says how.
+    Confirmed,
+    /// They asked, a confirmation is still due.
+    Pending,
+    /// Only their data is imported.
+    None,
+}
+
+/// Consent events for imported contacts: `(contact id, line, newly added)` each.
+pub async fn record_import(
+    tx: &mut Tx,
+    rows: &[(i64, u64, bool)],
+    topics: &[i64],
+    consent: DeclaredConsent,
+    source: &str,
+    now: Time,
+) -> Result<(), DbError> {
+    let action = match consent {
+        DeclaredConsent::Confirmed => Action::Granted,
+        DeclaredConsent::Pending => Action::Requested,
+        DeclaredConsent::None => return Ok(()),
+    };
+    for topic_id in topics {
+        let (added, known): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, _, added)| *added);
+        let event = |(contact_id, line, _): &(i64, u64, bool)| NewEvent {
+            contact_id: *contact_id,
+            topic_id: *topic_id,
+            action,
+            source: source.to_owned(),
+            source_line: i64::try_from(*line).ok(),
+            wording_hash: None,
+            evidence: None,
+        };
+        let fresh: Vec<NewEvent> = added.iter().map(event).collect();
+        ledger::append(tx, &fresh, now, true).await?;
+        // Somebody we know: an event only where it changes something, so that importing a file
+        // again leaves the ledger alone.
+        let pairs: Vec<(i64, i64)> =
+            known.iter().flat_map(|(contact_id, _, _)| [(*topic_id, *contact_id), (ALL_TOPICS, *contact_id)]).collect();
+        let standings = sql::standings(tx, &pairs).await?;
+        let changing: Vec<NewEvent> = known
+            .iter()
+            .filter(|(contact_id, _, _)| {
+                let own = standings.get(&(*topic_id, *contact_id)).copied();
+                let left_everything = standings.get(&(ALL_TOPICS, *contact_id)) == Some(&Standing::Unsubscribed);
+                let before = own.unwrap_or(if left_everything { Standing::Unsubscribed } else { Standing::None });
+                super::fold(before, action) != before
+            })
+            .map(event)
+            .collect();
+        ledger::append(tx, &changing, now, false).await?;
+    }
+    Ok(())
+}
+
+/// Keeps a wording and answers its hash.
+pub async fn keep_wording(tx: &mut Tx, wording: &str, locale: Option<&str>) -> Result<String, DbError> {
+    let hash = ledger::evidence_digest(wording);
+    sql::keep_wording(tx, &hash, wording, locale).await?;
+    Ok(hash)
+}
+
+/// The wording behind a hash.
+pub async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<String>, DbError> {
+    sql::wording(db, hash).await
+}
+
+/// A person's ledger, oldest first.
+pub async fn history(db: &mut impl Connection, contact_id: i64) -> Result<Vec<Event>, DbError> {
+    sql::events_of(db, contact_id).await
+}
+
+/// A person's standings: topic name, standing, since.
+pub async fn standings(db: &mut impl Connection, contact_id: i64) -> Result<Vec<(String, Standing, Time)>, DbError> {
+    sql::standings_of(db, contact_id).await
+}
+
+/// Why and since when an address is suppressed: reason, source, time.
+pub async fn suppression(db: &mut impl Connection, email_key: &str) -> Result<Option<(String, String, Time)>, DbError> {
+    sql::suppression(db, email_key).await
+}
+
+/// Which of these comparison keys are suppressed.
+pub async fn suppressed_keys(tx: &mut Tx, keys: Vec<String>) -> Result<HashSet<String>, DbError> {
+    Ok(sql::suppressed_keys(tx, keys).await?.into_iter().collect())
+}
+
+/// Suppresses addresses (comparison key and reason each); those already there stay as they are.
+/// Answers how many were new.
+pub async fn suppress(tx: &mut Tx, addresses: Vec<(String, String)>, source: &str, now: Time) -> Result<u64, DbError> {
+    let unique: HashMap<String, String> = addresses.into_iter().collect();
+    let (keys, reasons): (Vec<String>, Vec<String>) = unique.into_iter().unzip();
+    let added = sql::suppress(tx, keys, reasons, source, now).await?;
+    if added > 0 {
+        sql::move_epoch(tx).await?;
+    }
+    Ok(added)
+}
+
+/// What a double opt-in link did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confirmation {
+    /// Now subscribed.
+    Confirmed,
+    /// Was already.
+    Already,
+    /// Nothing is waiting for a confirmation: never asked, or withdrawn since. A link from before a
+    /// withdrawal does not undo it.
+    NotAsked,
+    /// The contact is gone.
+    Gone,
+}
+
+/// Confirms a topic for the owner of the address, if the last word about it was a request.
+pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirmation, DbError> {
+    let known = tx.fetch_optional("SELECT id FROM contact WHERE id = $1", crate::args![event.contact_id]).await?;
+    if known.is_none() {
+        return Ok(Confirmation::Gone);
+    }
+    let key = (event.topic_id, event.contact_id);
+    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+        return Ok(Confirmation::Already);
+    }
+    if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {
+        return Ok(Confirmation::NotAsked);
+    }
+    ledger::append(tx, &[NewEvent { action: Action::Confirmed, ..event }], now, false).await?;
+    Ok(Confirmation::Confirmed)
+}
+
+/// Proof of an action over the web, as kept with an event. The salt keeps the digest from telling
+/// anything once the proof is erased.
+pub fn evidence(entropy: &Entropy, ip: Option<&str>, agent: Option<&str>, delivery_id: Option<i64>) -> String {
+    let salt = entropy.u64();
+    serde_json::json!({ "ip": ip, "agent": agent, "delivery": delivery_id, "salt": format!("{salt:016x}") }).to_string()
+}

@@ -1,0 +1,223 @@
+//! `handed over` before the final dot, the outcome soon after: one row a group commit.
+//!
+//! Sessions ask here before they send the body of a message. The task below gathers whatever all
+//! sessions asked since the last commit, looks at their permits once more, and writes one row. A
+//! session's previous outcome travels with its next question, so a session never has more than one
+//! message whose outcome is not durable: after a crash, at most the open sessions are in doubt.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::sql;
+use super::state::{Entry, Outcome, State, write_entries};
+use crate::clock::{Clock, Time};
+use crate::consent::Permit;
+use crate::db::{Db, DbError};
+use crate::entropy::Entropy;
+
+/// Most entries of one group commit.
+const GROUP_ENTRIES: usize = 2_000;
+/// The journal is folded into `delivery` when so many outcomes wait, or after this time.
+const FOLD_OUTCOMES: usize = 2_000;
+const FOLD_EVERY: Duration = Duration::from_millis(400);
+/// How long a failing database is given before the worker stops: it heals by itself or not at all.
+const RETRY_EVERY: Duration = Duration::from_millis(500);
+
+/// The answer to "may I send the final dot?".
+#[derive(Debug, PartialEq, Eq)]
+pub enum Go {
+    /// Durable: send it.
+    Send,
+    /// Permission was lost since the claim; the delivery is recorded as skipped.
+    Refused,
+    /// This worker was declared dead: send nothing more.
+    Fenced,
+}
+
+struct Request {
+    outcome: Option<Outcome>,
+    handover: Option<(i64, i64, Arc<Permit>)>,
+    answer: oneshot::Sender<Go>,
+}
+
+/// Handle of the journal task; one a worker, cloned for its sessions.
+#[derive(Clone)]
+pub struct Journal {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Journal {
+    /// Starts the task for `worker`. It ends when all handles are dropped, after a last fold.
+    pub fn start(db: Db, clock: Clock, entropy: Entropy, worker: i64) -> (Journal, tokio::task::JoinHandle<()>) {
+        let (requests, inbox) = mpsc::channel(GROUP_ENTRIES);
+        let task = Task { db, clock, entropy, worker, rows: Vec::new(), waiting: Vec::new(), open: HashMap::new(), fenced: false };
+        (Journal { requests }, tokio::spawn(task.run(inbox)))
+    }
+
+    /// Makes the previous outcome and this handover durable, in one commit with other sessions'.
+    pub async fn hand_over(&self, previous: Option<Outcome>, delivery_id: i64, attempt: i64, permit: Arc<Permit>) -> Go {
+        self.ask(previous, Some((delivery_id, attempt, permit))).await
+    }
+
+    /// Makes an outcome durable.
+    pub async fn record(&self, outcome: Outcome) -> Go {
+        self.ask(Some(outcome), None).await
+    }
+
+    async fn ask(&self, outcome: Option<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>) -> Go {
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request { outcome, handover, answer }).await.is_err() {
+            return Go::Fenced;
+        }
+        answered.await.unwrap_or(Go::Fenced)
+    }
+}
+
+struct Task {
+    db: Db,
+    clock: Clock,
+    entropy: Entropy,
+    worker: i64,
+    /// Journal rows not yet dropped: id, and the deliveries handed over in them.
+    rows: Vec<(i64, Vec<i64>)>,
+    /// Outcomes that are durable in the journal but not yet in `delivery`.
+    waiting: Vec<Outcome>,
+    /// Handed over, outcome unknown: delivery and the journal row that says so.
+    open: HashMap<i64, i64>,
+    fenced: bool,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        let mut fold_at = tokio::time::Instant::now() + FOLD_EVERY;
+        loop {
+            let first = tokio::select! {
+                request = inbox.recv() => match request { Some(request) => Some(request), None => break },
+                () = tokio::time::sleep_until(fold_at), if !self.waiting.is_empty() => None,
+            };
+            if let Some(first) = first {
+                let mut group = vec![first];
+                while group.len() < GROUP_ENTRIES
+                    && let Ok(request) = inbox.try_recv()
+                {
+                    group.push(request);
+                }
+                self.commit(group).await;
+            }
+            if self.waiting.len() >= FOLD_OUTCOMES || tokio::time::Instant::now() >= fold_at {
+                self.fold().await;
+                fold_at = tokio::time::Instant::now() + FOLD_EVERY;
+            }
+        }
+        self.fold().await;
+    }
+
+    /// Writes a group; keeps trying while the database is away (nobody sends meanwhile).
+    async fn commit(&mut self, group: Vec<Request>) {
+        loop {
+            if self.fenced {
+                group.into_iter().for_each(|request| drop(request.answer.send(Go::Fenced)));
+                return;
+            }
+            match self.try_commit(&group).await {
+                Ok(Some((row, entries, refused))) => {
+                    self.note(row, entries);
+                    for request in group {
+                        let lost = request.handover.as_ref().is_some_and(|(id, _, _)| refused.contains(id));
+                        drop(request.answer.send(if lost { Go::Refused } else { Go::Send }));
+                    }
+                    return;
+                }
+                Ok(None) => {
+                    tracing::error!(worker = self.worker, "another node declared this worker dead; it stops sending");
+                    self.fenced = true;
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the delivery journal cannot be written; sending waits");
+                    tokio::time::sleep(RETRY_EVERY).await;
+                }
+            }
+        }
+    }
+
+    async fn try_commit(&self, group: &[Request]) -> Result<Option<(i64, Vec<Entry>, Vec<i64>)>, DbError> {
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        let permits: Vec<&Permit> =
+            group.iter().filter_map(|request| request.handover.as_ref().map(|(_, _, permit)| permit.as_ref())).collect();
+        let lost = if permits.is_empty() { HashMap::new() } else { Permit::recheck(&mut tx, &permits).await? };
+        let mut entries = Vec::with_capacity(group.len() * 2);
+        let mut refused = Vec::new();
+        for request in group {
+            entries.extend(request.outcome.clone().map(Entry::Outcome));
+            if let Some((delivery_id, attempt, permit)) = &request.handover {
+                match lost.get(&permit.contact_id()) {
+                    None => entries.push(Entry::HandedOver { delivery_id: *delivery_id, attempt: *attempt }),
+                    Some(refusal) => {
+                        refused.push(*delivery_id);
+                        entries.push(Entry::Outcome(skipped(*delivery_id, *attempt, refusal.code(), None, now)));
+                    }
+                }
+            }
+        }
+        let row = self.entropy.id(now);
+        if !sql::journal(&mut tx, row, self.worker, &write_entries(&entries), now).await? {
+            return Ok(None);
+        }
+        tx.commit().await?;
+        Ok(Some((row, entries, refused)))
+    }
+
+    fn note(&mut self, row: i64, entries: Vec<Entry>) {
+        let mut handed = Vec::new();
+        for entry in entries {
+            match entry {
+                Entry::HandedOver { delivery_id, .. } => {
+                    handed.push(delivery_id);
+                    self.open.insert(delivery_id, row);
+                }
+                Entry::Outcome(outcome) => {
+                    self.open.remove(&outcome.delivery_id);
+                    self.waiting.push(outcome);
+                }
+            }
+        }
+        self.rows.push((row, handed));
+    }
+
+    /// Writes the waiting outcomes into `delivery` and drops the journal rows that are settled: all
+    /// rows before the first one that still has an open handover.
+    async fn fold(&mut self) {
+        if self.fenced || (self.waiting.is_empty() && self.rows.is_empty()) {
+            return;
+        }
+        let settled = self.rows.iter().take_while(|(row, handed)| handed.iter().all(|id| self.open.get(id) != Some(row))).count();
+        let up_to = settled.checked_sub(1).map(|last| self.rows[last].0);
+        match self.try_fold(up_to).await {
+            Ok(()) => {
+                self.waiting.clear();
+                self.rows.drain(..settled);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "outcomes cannot be recorded yet; they are kept in the journal")
+            }
+        }
+    }
+
+    async fn try_fold(&self, up_to: Option<i64>) -> Result<(), DbError> {
+        let mut tx = self.db.begin().await?;
+        sql::apply_outcomes(&mut tx, self.worker, &self.waiting).await?;
+        if let Some(up_to) = up_to {
+            sql::drop_journal(&mut tx, self.worker, up_to).await?;
+        }
+        tx.commit().await
+    }
+}
+
+/// A delivery that is not sent.
+pub fn skipped(delivery_id: i64, attempt: i64, reason: &str, detail: Option<String>, now: Time) -> Outcome {
+    Outcome { delivery_id, attempt, state: State::Skipped, due_at: now, reason: Some(reason.to_owned()), reply: detail, at: now }
+}

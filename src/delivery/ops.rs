@@ -1,0 +1,154 @@
+//! Use cases: writing deliveries, workers and their leases, recovery after a crash, settling what
+//! is in doubt.
+
+use std::collections::{HashMap, HashSet};
+
+use super::sql;
+use super::state::{Entry, Outcome, State, read_entries};
+use crate::clock::{SECOND, Time};
+use crate::config::InDoubt;
+use crate::db::{Connection, Db, DbError, Tx};
+use crate::entropy::Entropy;
+
+pub use super::sql::{about, counts, in_state, of_contact};
+
+/// A worker that has not renewed its lease for so long is dead: long enough for a slow database,
+/// short enough that its claims are soon free.
+pub const LEASE_MS: i64 = 30 * SECOND;
+/// How often a lease is renewed.
+pub const RENEW_EVERY_MS: u64 = 5_000;
+
+/// Writes deliveries for these contacts, due at `due_at`. A contact that has one in this run keeps
+/// it. Answers how many are new.
+pub async fn enqueue(tx: &mut Tx, run_id: i64, contacts: &[i64], due_at: Time, entropy: &Entropy, now: Time) -> Result<u64, DbError> {
+    let rows: Vec<(i64, i64)> = entropy.ids(now, contacts.len()).zip(contacts.iter().copied()).collect();
+    sql::enqueue(tx, run_id, &rows, due_at, now).await
+}
+
+/// Enters a worker. `name` says which process on which machine it is (see [`process_name`]).
+pub async fn register(db: &Db, name: &str, entropy: &Entropy, now: Time) -> Result<i64, DbError> {
+    let id = entropy.id(now);
+    let mut tx = db.begin().await?;
+    sql::insert_worker(&mut tx, id, name, now, now.plus(LEASE_MS)).await?;
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Prolongs a worker's lease; false when it was declared dead.
+pub async fn renew(db: &Db, worker: i64, now: Time) -> Result<bool, DbError> {
+    let mut tx = db.begin().await?;
+    let alive = sql::renew(&mut tx, worker, now.plus(LEASE_MS)).await?;
+    tx.commit().await?;
+    Ok(alive)
+}
+
+/// A worker goes: its claims are returned, its journal is settled.
+pub async fn retire(db: &Db, worker: i64, in_doubt: InDoubt, now: Time) -> Result<Recovered, DbError> {
+    let mut tx = db.begin().await?;
+    sql::remove_worker(&mut tx, worker).await?;
+    let recovered = settle(&mut tx, worker, in_doubt, now).await?;
+    tx.commit().await?;
+    Ok(recovered)
+}
+
+/// What a recovery found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Outcomes that were in the journal only.
+    pub settled: u64,
+    /// Mails whose reply was pending.
+    pub in_doubt: u64,
+    /// Claims that were given back.
+    pub returned: u64,
+}
+
+/// Finds workers that are gone (lease over, or their process on this machine no longer there) and
+/// settles what they left. `here` is this machine's part of a worker's name; `alive` tells whether
+/// a process of that name still runs.
+pub async fn recover(db: &Db, in_doubt: InDoubt, alive: &(dyn Fn(&str) -> Option<bool> + Sync), now: Time) -> Result<Recovered, DbError> {
+    let mut total = Recovered::default();
+    let mut gone: Vec<i64> = sql::orphaned_journals(&mut db.clone()).await?;
+    for (id, name, lease_until) in sql::workers(&mut db.clone()).await? {
+        if lease_until < now || alive(&name) == Some(false) {
+            gone.push(id);
+        }
+    }
+    for worker in gone {
+        let found = retire(db, worker, in_doubt, now).await?;
+        tracing::info!(
+            worker,
+            settled = found.settled,
+            in_doubt = found.in_doubt,
+            returned = found.returned,
+            "settled what a stopped worker left"
+        );
+        total.settled += found.settled;
+        total.in_doubt += found.in_doubt;
+        total.returned += found.returned;
+    }
+    Ok(total)
+}
+
+/// Reads a dead worker's journal: outcomes are written; a handover of the current attempt without an
+/// outcome is in doubt; every other claim was never handed over and is due again.
+async fn settle(tx: &mut Tx, worker: i64, in_doubt: InDoubt, now: Time) -> Result<Recovered, DbError> {
+    let claimed = sql::claimed_by(tx, worker).await?;
+    let mut outcomes: HashMap<i64, Outcome> = HashMap::new();
+    let mut handed: HashSet<i64> = HashSet::new();
+    // Entries of earlier attempts may still stand in the journal; only the current one counts.
+    for entry in sql::journal_of(tx, worker).await?.iter().flat_map(|entries| read_entries(entries)) {
+        match entry {
+            Entry::HandedOver { delivery_id, attempt } if claimed.get(&delivery_id) == Some(&attempt) => {
+                handed.insert(delivery_id);
+            }
+            Entry::Outcome(outcome) if claimed.get(&outcome.delivery_id) == Some(&outcome.attempt) => {
+                outcomes.insert(outcome.delivery_id, outcome);
+            }
+            Entry::HandedOver { .. } | Entry::Outcome(_) => {}
+        }
+    }
+    let doubtful: Vec<Outcome> = handed
+        .iter()
+        .filter(|id| !outcomes.contains_key(id))
+        .map(|id| doubtful(*id, claimed[id], in_doubt, "the engine stopped while the relay's reply was pending", now))
+        .collect();
+    let outcomes: Vec<Outcome> = outcomes.into_values().collect();
+    let settled = sql::apply_outcomes(tx, worker, &outcomes).await?;
+    let in_doubt_count = sql::apply_outcomes(tx, worker, &doubtful).await?;
+    let returned = sql::return_claims(tx, worker, None, now).await?;
+    sql::drop_journal(tx, worker, i64::MAX).await?;
+    Ok(Recovered { settled, in_doubt: in_doubt_count, returned })
+}
+
+/// A delivery whose reply was lost, as the setting wants it.
+pub fn doubtful(delivery_id: i64, attempt: i64, in_doubt: InDoubt, what: &str, now: Time) -> Outcome {
+    let (state, reason) = match in_doubt {
+        InDoubt::Hold => (State::InDoubt, "reply_lost"),
+        InDoubt::Resend => (State::Deferred, "resend"),
+    };
+    Outcome { delivery_id, attempt, state, due_at: now, reason: Some(reason.to_owned()), reply: Some(what.to_owned()), at: now }
+}
+
+/// Settles a run's doubtful deliveries: sends them again (same Message-ID), or takes them as sent.
+/// Answers how many there were.
+pub async fn release_doubtful(db: &Db, run_id: i64, resend: bool, now: Time) -> Result<u64, DbError> {
+    let mut tx = db.begin().await?;
+    let count = sql::settle_doubtful(&mut tx, run_id, if resend { State::Due } else { State::Sent }, now).await?;
+    tx.commit().await?;
+    Ok(count)
+}
+
+/// Whether a run has nothing left to do.
+pub async fn is_finished(db: &mut impl Connection, run_id: i64) -> Result<bool, DbError> {
+    Ok(sql::next_due(db, run_id).await?.is_none() && !sql::any_claimed(db, run_id).await?)
+}
+
+/// When the next delivery of a run is due.
+pub async fn next_due(db: &mut impl Connection, run_id: i64) -> Result<Option<Time>, DbError> {
+    sql::next_due(db, run_id).await
+}
+
+/// Contacts of the next few deliveries, for a look before the first mail.
+pub async fn sample_contacts(db: &mut impl Connection, run_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
+    sql::sample_contacts(db, run_id, limit).await
+}

@@ -1,0 +1,248 @@
+//! Statements of `delivery`, `worker` and `handover`.
+
+use std::collections::BTreeMap;
+
+use super::state::{Outcome, State};
+use crate::args;
+use crate::clock::Time;
+use crate::db::{Connection, DbError, Dialect, Rows, Tx, Value};
+
+/// A claimed delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedRow {
+    /// The delivery.
+    pub id: i64,
+    /// The person.
+    pub contact_id: i64,
+    /// This attempt, from 1.
+    pub attempt: i64,
+}
+
+pub(super) async fn enqueue(tx: &mut Tx, run_id: i64, deliveries: &[(i64, i64)], due_at: Time, now: Time) -> Result<u64, DbError> {
+    tx.bulk(
+        "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, changed_at)
+         SELECT v.id, $1, v.contact_id, 'due', $2, 0, $3 FROM {rows} WHERE TRUE
+         ON CONFLICT (run_id, contact_id) DO NOTHING",
+        args![run_id, due_at, now],
+        Rows::new().i64("id", deliveries.iter().map(|row| row.0)).i64("contact_id", deliveries.iter().map(|row| row.1)),
+    )
+    .await
+}
+
+pub(super) async fn claim(tx: &mut Tx, run_id: i64, worker: i64, limit: i64, now: Time) -> Result<Vec<ClaimedRow>, DbError> {
+    let sql = format!(
+        "UPDATE delivery SET state = 'claimed', worker = $1, attempts = attempts + 1, changed_at = $2
+         WHERE id IN (
+           SELECT id FROM delivery
+           WHERE run_id = $3 AND state IN ('due', 'deferred') AND due_at <= $2
+           ORDER BY due_at, id
+           LIMIT $4
+           {}
+         )
+         RETURNING id, contact_id, attempts",
+        tx.dialect().skip_locked()
+    );
+    let rows = tx.fetch_all(&sql, args![worker, now, run_id, limit]).await?;
+    rows.iter().map(|row| Ok(ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? })).collect()
+}
+
+/// Writes outcomes of deliveries that `worker` has claimed.
+pub(super) async fn apply_outcomes(tx: &mut Tx, worker: i64, outcomes: &[Outcome]) -> Result<u64, DbError> {
+    tx.bulk(
+        "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, reply = v.reply, changed_at = v.at, worker = NULL
+         FROM {rows}
+         WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed'",
+        args![worker],
+        Rows::new()
+            .i64("id", outcomes.iter().map(|outcome| outcome.delivery_id))
+            .text("state", outcomes.iter().map(|outcome| outcome.state.as_str()))
+            .i64("due_at", outcomes.iter().map(|outcome| outcome.due_at.millis()))
+            .opt_text("reason", outcomes.iter().map(|outcome| outcome.reason.clone()).collect())
+            .opt_text("reply", outcomes.iter().map(|outcome| outcome.reply.clone()).collect())
+            .i64("at", outcomes.iter().map(|outcome| outcome.at.millis())),
+    )
+    .await
+}
+
+/// Gives claims back as they were: nothing was handed over.
+pub(super) async fn return_claims(tx: &mut Tx, worker: i64, ids: Option<&[i64]>, now: Time) -> Result<u64, DbError> {
+    match ids {
+        Some(ids) => {
+            tx.bulk(
+                "UPDATE delivery SET state = 'due', worker = NULL, attempts = delivery.attempts - 1, changed_at = $2
+                 FROM {rows}
+                 WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed'",
+                args![worker, now],
+                Rows::new().i64("id", ids.iter().copied()),
+            )
+            .await
+        }
+        None => {
+            tx.execute(
+                "UPDATE delivery SET state = 'due', worker = NULL, attempts = attempts - 1, changed_at = $2
+                 WHERE worker = $1 AND state = 'claimed'",
+                args![worker, now],
+            )
+            .await
+        }
+    }
+}
+
+/// Attempt numbers of deliveries that `worker` still holds as claimed.
+pub(super) async fn claimed_by(tx: &mut Tx, worker: i64) -> Result<BTreeMap<i64, i64>, DbError> {
+    let rows = tx.fetch_all("SELECT id, attempts FROM delivery WHERE worker = $1 AND state = 'claimed' ORDER BY id", args![worker]).await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+}
+
+pub(super) async fn insert_worker(tx: &mut Tx, id: i64, name: &str, now: Time, lease_until: Time) -> Result<(), DbError> {
+    tx.execute_one("INSERT INTO worker (id, name, started_at, lease_until) VALUES ($1, $2, $3, $4)", args![id, name, now, lease_until])
+        .await
+}
+
+/// Prolongs a lease; false when the worker was declared dead.
+pub(super) async fn renew(tx: &mut Tx, id: i64, lease_until: Time) -> Result<bool, DbError> {
+    Ok(tx.execute("UPDATE worker SET lease_until = $1 WHERE id = $2", args![lease_until, id]).await? == 1)
+}
+
+/// All workers: id, name, lease.
+pub(super) async fn workers(db: &mut impl Connection) -> Result<Vec<(i64, String, Time)>, DbError> {
+    let rows = db.rows("SELECT id, name, lease_until FROM worker ORDER BY id", Vec::new()).await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
+}
+
+/// Takes a worker's place in the table away; false when somebody else did so first. From this
+/// moment it can hand nothing over.
+pub(super) async fn remove_worker(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
+    Ok(tx.execute("DELETE FROM worker WHERE id = $1", args![id]).await? == 1)
+}
+
+/// Writes one journal row, if the worker still has its lease.
+pub(super) async fn journal(tx: &mut Tx, id: i64, worker: i64, entries: &str, now: Time) -> Result<bool, DbError> {
+    let lock = match tx.dialect() {
+        Dialect::Sqlite => "",
+        // Whoever declares this worker dead waits for our commit, and then reads this row.
+        Dialect::Postgres => "FOR SHARE",
+    };
+    let sql = format!("INSERT INTO handover (id, worker, at, entries) SELECT $1, id, $3, $4 FROM worker WHERE id = $2 {lock}");
+    Ok(tx.execute(&sql, args![id, worker, now, entries]).await? == 1)
+}
+
+pub(super) async fn journal_of(tx: &mut Tx, worker: i64) -> Result<Vec<String>, DbError> {
+    tx.fetch_all("SELECT entries FROM handover WHERE worker = $1 ORDER BY id", args![worker]).await?.iter().map(|row| row.get(0)).collect()
+}
+
+pub(super) async fn drop_journal(tx: &mut Tx, worker: i64, up_to: i64) -> Result<u64, DbError> {
+    tx.execute("DELETE FROM handover WHERE worker = $1 AND id <= $2", args![worker, up_to]).await
+}
+
+/// Workers that left a journal but no place in the table (a recovery that was cut short).
+pub(super) async fn orphaned_journals(db: &mut impl Connection) -> Result<Vec<i64>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT DISTINCT h.worker FROM handover h LEFT JOIN worker w ON w.id = h.worker WHERE w.id IS NULL ORDER BY h.worker",
+            Vec::new(),
+        )
+        .await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// How many deliveries of a run are in which state, by reason.
+pub async fn counts(db: &mut impl Connection, run_id: i64) -> Result<Vec<(State, Option<String>, i64)>, DbError> {
+    let rows = db
+        .rows("SELECT state, reason, COUNT(*) FROM delivery WHERE run_id = $1 GROUP BY state, reason ORDER BY state, reason", args![run_id])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let state: String = row.get(0)?;
+            let known =
+                State::from_stored(&state).ok_or_else(|| DbError::Unexpected(format!("a delivery is in the unknown state `{state}`")))?;
+            Ok((known, row.get(1)?, row.get(2)?))
+        })
+        .collect()
+}
+
+/// The earliest moment at which a delivery of this run is due, if any is.
+pub(super) async fn next_due(db: &mut impl Connection, run_id: i64) -> Result<Option<Time>, DbError> {
+    let rows = db
+        .rows("SELECT due_at FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred') ORDER BY due_at, id LIMIT 1", args![run_id])
+        .await?;
+    rows.first().map(|row| row.get(0)).transpose()
+}
+
+/// Whether a worker holds deliveries of this run.
+pub(super) async fn any_claimed(db: &mut impl Connection, run_id: i64) -> Result<bool, DbError> {
+    let rows = db
+        .rows(
+            "SELECT d.id FROM worker w JOIN delivery d ON d.worker = w.id AND d.state = 'claimed' WHERE d.run_id = $1 ORDER BY d.id LIMIT 1",
+            args![run_id],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
+/// Contacts of the next deliveries of a run, for a look before the first mail.
+pub(super) async fn sample_contacts(db: &mut impl Connection, run_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT contact_id FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred') ORDER BY due_at, id LIMIT $2",
+            args![run_id, limit],
+        )
+        .await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// A run's deliveries in one state, for lists: delivery, address, reason, reply, when.
+pub async fn in_state(
+    db: &mut impl Connection,
+    run_id: i64,
+    state: State,
+    limit: i64,
+) -> Result<Vec<(i64, Option<String>, Option<String>, Option<String>, Time)>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT d.id, c.email, d.reason, d.reply, d.changed_at
+             FROM delivery d
+             LEFT JOIN contact c ON c.id = d.contact_id
+             WHERE d.run_id = $1 AND d.state = $2
+             ORDER BY d.id
+             LIMIT $3",
+            args![run_id, state.as_str(), limit],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).collect()
+}
+
+/// Makes a run's doubtful deliveries due again, or settles them as sent.
+pub(super) async fn settle_doubtful(tx: &mut Tx, run_id: i64, to: State, now: Time) -> Result<u64, DbError> {
+    tx.execute(
+        "UPDATE delivery SET state = $1, due_at = $2, reason = 'released', changed_at = $2 WHERE run_id = $3 AND state = 'in_doubt'",
+        args![to.as_str(), now, run_id],
+    )
+    .await
+}
+
+/// What a link needs to know about its delivery: run, contact, topic of the run, state.
+pub async fn about(db: &mut impl Connection, delivery_id: i64) -> Result<Option<(i64, i64)>, DbError> {
+    let rows = db.rows("SELECT run_id, contact_id FROM delivery WHERE id = $1", vec![Value::from(delivery_id)]).await?;
+    rows.first().map(|row| Ok((row.get(0)?, row.get(1)?))).transpose()
+}
+
+/// A person's latest deliveries: campaign, state, reason, reply, when.
+pub async fn of_contact(
+    db: &mut impl Connection,
+    contact_id: i64,
+    limit: i64,
+) -> Result<Vec<(String, String, Option<String>, Option<String>, Time)>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT r.campaign, d.state, d.reason, d.reply, d.changed_at
+             FROM delivery d
+             JOIN run r ON r.id = d.run_id
+             WHERE d.contact_id = $1
+             ORDER BY d.id DESC
+             LIMIT $2",
+            args![contact_id, limit],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).collect()
+}

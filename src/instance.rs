@@ -1,0 +1,236 @@
+//! A checked instance: everything the files say, proven across rooms, with its database, clock and
+//! keys. Worker, pages and commands receive this.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::campaign::ops::Timing;
+use crate::campaign::{Definition, schedule};
+use crate::clock::{Clock, Time};
+use crate::config::{self, Campaign, Config, Environment, Located, Place, Problem, Problems, When};
+use crate::contact::{self, Schema};
+use crate::content::{self, ContentProblem, Part};
+use crate::db::{Db, DbError, OpenOptions};
+use crate::delivery::smtp::SmtpSettings;
+use crate::entropy::Entropy;
+use crate::segment::{self, Catalog, Rule};
+use crate::token::Keys;
+
+/// Everything a command or a server works with.
+#[derive(Clone)]
+pub struct Instance {
+    /// The checked files.
+    pub config: Arc<Config>,
+    /// The database, migrated, with a column for every declared attribute.
+    pub db: Db,
+    /// The time.
+    pub clock: Clock,
+    /// Randomness and ids.
+    pub entropy: Entropy,
+    /// Signs links.
+    pub keys: Keys,
+    /// Declared attributes.
+    pub schema: Schema,
+    /// What segment rules may speak of.
+    pub catalog: Arc<Catalog>,
+}
+
+/// Why an instance does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The files have mistakes.
+    #[error("the configuration has {} problem{}", .0.list.len(), if .0.list.len() == 1 { "" } else { "s" })]
+    Config(Problems),
+    /// No secret is set.
+    #[error("no secret is set, so links could not be signed")]
+    NoSecret,
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// Where time and chance come from: the system, unless the environment sets them for a rehearsal.
+pub fn sources(environment: &Environment) -> Result<(Clock, Entropy), String> {
+    let clock = match environment.get("OPTIN_CLOCK") {
+        Some(text) => Clock::starting_at(Time::parse(text).map_err(|error| format!("`OPTIN_CLOCK`: {error}"))?),
+        None => Clock::system(),
+    };
+    let entropy = match environment.get("OPTIN_SEED") {
+        Some(text) => Entropy::seeded(text.parse().map_err(|_| format!("`OPTIN_SEED`: `{text}` is not a whole number"))?),
+        None => Entropy::system(),
+    };
+    Ok((clock, entropy))
+}
+
+/// Loads the files and checks them across all rooms. Every mistake of every file comes at once.
+pub fn load_checked(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
+    match config::load(dir, environment) {
+        Ok(config) => {
+            let list = check(&config);
+            if list.is_empty() { Ok(config) } else { Err(Problems::new(list, config.sources)) }
+        }
+        Err(problems) => Err(problems),
+    }
+}
+
+impl Instance {
+    /// Opens the instance of a checked configuration.
+    pub async fn open(config: Config, clock: Clock, entropy: Entropy) -> Result<Instance, InstanceError> {
+        Self::open_with(config, clock, entropy, OpenOptions::default()).await
+    }
+
+    /// Like [`Instance::open`], with a database that may be thrown away.
+    pub async fn open_with(config: Config, clock: Clock, entropy: Entropy, options: OpenOptions) -> Result<Instance, InstanceError> {
+        let secret = config.secret.as_ref().ok_or(InstanceError::NoSecret)?;
+        let keys = Keys::new(&secret.value, &config.retired_secrets);
+        let schema = Schema::new(&config.attributes);
+        let db = Db::open(&config.database_url.value, options).await?;
+        contact::ops::ensure_columns(&db, &schema).await?;
+        let catalog = Arc::new(Catalog::new(&config));
+        Ok(Instance { config: Arc::new(config), db, clock, entropy, keys, schema, catalog })
+    }
+
+    /// The campaign of this name, or what to do instead.
+    pub fn campaign(&self, name: &str) -> Result<&Campaign, String> {
+        self.config.campaigns.get(name).ok_or_else(|| {
+            let meant = config::diagnostics::did_you_mean(name, self.config.campaigns.keys().map(String::as_str));
+            match meant {
+                Some(meant) => format!("there is no campaign `{name}`; did you mean `{meant}`?"),
+                None => {
+                    format!("there is no campaign `{name}`; campaigns are the files in `{}`", self.config.dir.join("campaigns").display())
+                }
+            }
+        })
+    }
+
+    /// The rule behind a campaign's audience.
+    pub fn audience(&self, audience: Option<&str>) -> Result<Rule, Vec<segment::SegmentError>> {
+        audience.map_or_else(|| Ok(Rule::everyone()), |source| segment::rule(source, &self.catalog))
+    }
+
+    /// The relay to send through.
+    pub fn relay(&self) -> Result<SmtpSettings, String> {
+        SmtpSettings::parse(&self.config.smtp.url.value, Duration::from_secs(u64::from(self.config.smtp.timeout_seconds)))
+    }
+
+    /// The host name of the site: what we greet relays with.
+    pub fn host(&self) -> String {
+        url::Url::parse(&self.config.site.url.value)
+            .ok()
+            .and_then(|url| match url.host()? {
+                url::Host::Domain(domain) => Some(domain.to_owned()),
+                url::Host::Ipv4(address) => Some(format!("[{address}]")),
+                url::Host::Ipv6(address) => Some(format!("[IPv6:{address}]")),
+            })
+            .unwrap_or_else(|| "localhost".to_owned())
+    }
+}
+
+/// What only several rooms together can tell about the files.
+pub fn check(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let catalog = Catalog::new(config);
+    let schema = Schema::new(&config.attributes);
+    check_site(config, &mut problems);
+    for segment in config.segments.values() {
+        if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
+            rule_problems(config, &segment.rule, errors, &mut problems);
+        }
+    }
+    for campaign in config.campaigns.values() {
+        if let Some(audience) = &campaign.audience
+            && let Err(errors) = segment::rule(&audience.value, &catalog)
+        {
+            rule_problems(config, audience, errors, &mut problems);
+        }
+        check_schedule(config, campaign, &mut problems);
+        if let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema) {
+            problems.extend(errors.into_iter().map(|error| content_problem(config, campaign, error)));
+        }
+    }
+    problems
+}
+
+fn check_site(config: &Config, problems: &mut Vec<Problem>) {
+    if let Err(message) = SmtpSettings::parse(&config.smtp.url.value, Duration::from_secs(1)) {
+        problems.push(config.sources.problem(
+            config.smtp.url.place.as_ref(),
+            message,
+            "write `smtp://user:password@host:port` or `smtps://host`",
+        ));
+    }
+    let senders = std::iter::once(&config.sender).chain(config.campaigns.values().filter_map(|campaign| campaign.sender.as_ref()));
+    for sender in senders {
+        for address in std::iter::once(&sender.email).chain(&sender.reply_to) {
+            if let Err(error) = contact::Address::parse(address) {
+                let place = find_text(config, address);
+                problems.push(config.sources.problem(
+                    place.as_ref(),
+                    format!("`{address}` is no address to send from: {error}"),
+                    "write one address, such as `letters@tea.example`",
+                ));
+            }
+        }
+    }
+}
+
+/// Where a text stands in `optin.toml` (sender addresses carry no place of their own).
+fn find_text(config: &Config, text: &str) -> Option<Place> {
+    let file = config.dir.join("optin.toml");
+    let at = config.sources.text(&file)?.find(text)?;
+    Some(Place { file, span: at..at + text.len() })
+}
+
+fn rule_problems(config: &Config, rule: &Located<String>, errors: Vec<segment::SegmentError>, problems: &mut Vec<Problem>) {
+    for error in errors {
+        let place = inside(rule, &error.span);
+        problems.push(config.sources.problem(place.as_ref(), error.message, error.hint));
+    }
+}
+
+/// A range inside a value, as a range of its file.
+fn inside(value: &Located<String>, span: &std::ops::Range<usize>) -> Option<Place> {
+    value.place.as_ref().map(|place| {
+        let start = (place.span.start + span.start).min(place.span.end);
+        Place { file: place.file.clone(), span: start..(place.span.start + span.end).clamp(start, place.span.end) }
+    })
+}
+
+fn check_schedule(config: &Config, campaign: &Campaign, problems: &mut Vec<Problem>) {
+    let Some(schedule) = &campaign.schedule else { return };
+    match &schedule.when {
+        When::Cron(expression) => {
+            if let Err(error) = schedule::Cron::parse(&expression.value) {
+                problems.push(config.sources.problem(inside(expression, &error.span).as_ref(), error.message, error.hint));
+            }
+        }
+        When::At(text) => {
+            if let Err(message) = Timing::new(schedule) {
+                problems.push(config.sources.problem(
+                    text.place.as_ref(),
+                    message,
+                    "write a local date and time, such as `2026-12-01T09:00`",
+                ));
+            }
+        }
+    }
+}
+
+fn content_problem(config: &Config, campaign: &Campaign, error: ContentProblem) -> Problem {
+    let whole = |value: &Located<String>| match &error.span {
+        Some(span) => inside(value, span),
+        None => value.place.clone(),
+    };
+    let source = |file: &config::SourceText| Some(Place { file: file.file.clone(), span: error.span.clone().unwrap_or(0..0) });
+    let place = match error.part {
+        Part::Subject => whole(&campaign.subject),
+        Part::Preheader => campaign.preheader.as_ref().and_then(whole),
+        Part::Body => source(&campaign.body_source),
+        Part::Layout => match config.layouts.get(&campaign.layout.value) {
+            Some(layout) => source(layout),
+            None => campaign.layout.place.clone(),
+        },
+    };
+    config.sources.problem(place.as_ref(), error.message, error.hint)
+}

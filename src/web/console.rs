@@ -1,0 +1,90 @@
+//! The report as a page. It needs no login because it is served only beside the development inbox,
+//! on this machine.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+
+use super::Shared;
+use crate::campaign::ops as runs;
+use crate::instance::Instance;
+use crate::report::{CampaignReport, campaign_report};
+
+/// Runs looked at to find the campaigns that were sent.
+const RUNS: i64 = 10_000;
+
+/// The routes.
+pub(super) fn routes(instance: Arc<Instance>) -> Router<Shared> {
+    Router::new().route("/report", get(list)).route("/report/{campaign}", get(one)).layer(Extension(instance))
+}
+
+#[derive(Template)]
+#[template(path = "console/report.html")]
+struct Page {
+    title: String,
+    reports: Vec<CampaignReport>,
+    now: String,
+}
+
+impl Page {
+    fn share(count: &i64, of: &i64) -> f64 {
+        if *of > 0 { *count as f64 * 100.0 / *of as f64 } else { 0.0 }
+    }
+
+    /// Width of a bar, 0 to 100.
+    fn width(count: &i64, of: &i64) -> String {
+        format!("{:.1}", Self::share(count, of).min(100.0))
+    }
+
+    fn percent(count: &i64, of: &i64) -> String {
+        if *of > 0 { format!("{:.1} %", Self::share(count, of)) } else { "–".to_owned() }
+    }
+}
+
+async fn list(State(app): State<Shared>, Extension(instance): Extension<Arc<Instance>>) -> Response {
+    let names = async {
+        let mut names: Vec<String> = Vec::new();
+        for run in runs::list(&mut app.db.clone(), None, RUNS).await? {
+            if !names.contains(&run.campaign) {
+                names.push(run.campaign);
+            }
+        }
+        names.reverse();
+        Ok::<_, crate::db::DbError>(names)
+    };
+    match names.await {
+        Ok(names) => page(&instance, "Campaigns", names).await,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn one(Extension(instance): Extension<Arc<Instance>>, Path(campaign): Path<String>) -> Response {
+    let title = campaign.clone();
+    page(&instance, &title, vec![campaign]).await
+}
+
+async fn page(instance: &Instance, title: &str, names: Vec<String>) -> Response {
+    let mut reports = Vec::new();
+    for name in names {
+        match campaign_report(&mut instance.db.clone(), &name, None).await {
+            Ok(report) if report.runs.is_empty() => return (StatusCode::NOT_FOUND, "nothing was sent under this name").into_response(),
+            Ok(report) => reports.push(report),
+            Err(error) => return failed(&error),
+        }
+    }
+    let now = instance.clock.now().timestamp().strftime("%Y-%m-%d %H:%M UTC").to_string();
+    match (Page { title: title.to_owned(), reports, now }).render() {
+        Ok(html) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CACHE_CONTROL, "no-store")], html).into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+    tracing::error!(error, "the report cannot be shown");
+    (StatusCode::SERVICE_UNAVAILABLE, "the report cannot be read just now; try again").into_response()
+}
