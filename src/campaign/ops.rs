@@ -21,18 +21,24 @@ const AUDIENCE_BLOCK: i64 = 5_000;
 /// A firing missed by more than this (the engine was down) is left out.
 const CATCH_UP_MS: i64 = DAY;
 
-/// Makes a run, due at `scheduled_at`, with the links of its content. `None` when this firing has
-/// one already (another node was faster).
-pub async fn create_run(
-    tx: &mut Tx,
-    definition: &Definition,
-    topic_id: i64,
-    firing: &str,
-    scheduled_at: Time,
-    links: &[(i64, String, String)],
-    entropy: &Entropy,
-    now: Time,
-) -> Result<Option<Run>, DbError> {
+/// A run to be made.
+#[derive(Debug, Clone)]
+pub struct NewRun<'a> {
+    /// The frozen campaign.
+    pub definition: &'a Definition,
+    /// Its topic.
+    pub topic_id: i64,
+    /// What fires it: unique per campaign.
+    pub firing: &'a str,
+    /// When it is due.
+    pub scheduled_at: Time,
+    /// Position, address and name of each tracked link.
+    pub links: &'a [(i64, String, String)],
+}
+
+/// Makes a run. `None` when this firing has one already (another node was faster).
+pub async fn create_run(tx: &mut Tx, new: NewRun<'_>, entropy: &Entropy, now: Time) -> Result<Option<Run>, DbError> {
+    let NewRun { definition, topic_id, firing, scheduled_at, links } = new;
     let run = Run {
         id: entropy.id(now),
         campaign: definition.campaign.clone(),

@@ -109,10 +109,10 @@ impl Command {
 impl Context {
     /// The checked configuration, or all its problems on standard error.
     fn config(&self) -> Result<Config, Failure> {
-        instance::load_checked(&self.dir, &self.environment).or_else(|problems| {
+        instance::load_checked(&self.dir, &self.environment).map_err(|problems| {
             self.out.say(problems.render(self.out.terminal).trim_end());
             let count = problems.list.len();
-            Err(Failure::Failed(anyhow::anyhow!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })))
+            Failure::Failed(anyhow::anyhow!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" }))
         })
     }
 

@@ -130,7 +130,7 @@ struct Written {
 impl Written {
     fn bytes(&self, instance: &Instance, contact: &Contact, wire: &str, mark: Option<&str>, context: &Context) -> Vec<u8> {
         let links = links(instance, contact.id, self.topic_id, self.definition.track_opens);
-        self.envelope.message(&self.definition, contact, wire, &self.mail, &links, mark, context.clock.now())
+        self.envelope.message(&self.definition, wire, &self.mail, &links, mark, context.clock.now())
     }
 }
 

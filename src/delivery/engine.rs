@@ -506,6 +506,6 @@ pub fn compose(sender: &Sender, context: &RunContext, contact: &Contact, deliver
     };
     let mail = context.content.render(&Recipient { contact, links: &links, now }).map_err(|error| error.to_string())?;
     let to = address.wire();
-    let message = context.envelope.message(&context.definition, contact, to, &mail, &links, None, now);
+    let message = context.envelope.message(&context.definition, to, &mail, &links, None, now);
     Ok((to.to_owned(), message))
 }

@@ -6,7 +6,6 @@ use super::links::DeliveryLinks;
 use super::mime::{Header, alternative, date};
 use crate::campaign::Definition;
 use crate::clock::Time;
-use crate::contact::Contact;
 use crate::content::{LinkMaker, Mail};
 
 /// What all mails of a run share in their headers.
@@ -50,12 +49,12 @@ impl Envelope {
         format!("<{delivery_id:x}.optin@{}>", self.domain)
     }
 
-    /// All bytes of one mail, lines ending in CRLF, without the final line end.
+    /// All bytes of one mail to the address `to` (wire form), lines ending in CRLF, without the final
+    /// line end. `mark` stands before the subject of test mails.
     pub fn message(
         &self,
         definition: &Definition,
-        contact: &Contact,
-        wire_address: &str,
+        to: &str,
         mail: &Mail,
         links: &DeliveryLinks<'_>,
         mark: Option<&str>,
@@ -65,7 +64,6 @@ impl Envelope {
             Some(mark) => format!("{mark} {}", mail.subject),
             None => mail.subject.clone(),
         };
-        let to = if wire_address.is_empty() { contact.email.as_str() } else { wire_address };
         let mut headers = vec![
             Header::structured("Date", date(now)),
             Header::mailbox("From", &self.from_name, &self.from_email),

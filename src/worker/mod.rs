@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::campaign::Definition;
-use crate::campaign::ops::{self as runs, Timing};
+use crate::campaign::ops::{self as runs, NewRun, Timing};
 use crate::consent;
 use crate::content;
 use crate::instance::Instance;
@@ -66,7 +66,8 @@ async fn fire_schedules(instance: &Arc<Instance>, first: bool) -> Result<(), Run
             let definition = Definition::new(&instance.config, campaign);
             let links = links_of(&definition, instance)?;
             let topic_id = consent::ops::topic_id(&mut tx, &definition.topic, &instance.entropy, now).await?;
-            let made = runs::create_run(&mut tx, &definition, topic_id, &at.to_string(), at, &links, &instance.entropy, now).await?;
+            let new = NewRun { definition: &definition, topic_id, firing: &at.to_string(), scheduled_at: at, links: &links };
+            let made = runs::create_run(&mut tx, new, &instance.entropy, now).await?;
             if let Some(run) = made {
                 tracing::info!(run = run.id, campaign = run.campaign, at = %at, "a scheduled run begins");
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::campaign::ops::{self as runs, CommandError};
+use crate::campaign::ops::{self as runs, CommandError, NewRun};
 use crate::campaign::{Command, Definition, Run, RunState};
 use crate::clock::Time;
 use crate::consent;
@@ -315,7 +315,8 @@ pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Opt
         let firing = runs::next_manual_firing(&mut instance.db.clone(), campaign).await?;
         let mut tx = instance.db.begin().await?;
         let topic_id = consent::ops::topic_id(&mut tx, &definition.topic, &instance.entropy, now).await?;
-        let made = runs::create_run(&mut tx, &definition, topic_id, &firing, at.unwrap_or(now), &links, &instance.entropy, now).await?;
+        let new = NewRun { definition: &definition, topic_id, firing: &firing, scheduled_at: at.unwrap_or(now), links: &links };
+        let made = runs::create_run(&mut tx, new, &instance.entropy, now).await?;
         tx.commit().await?;
         if let Some(run) = made {
             return Ok((run, true));

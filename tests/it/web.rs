@@ -173,6 +173,7 @@ async fn site(database: &TestDatabase) -> Site {
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
     let topic = |name: &str| Topic { place: None, name: name.to_owned(), description: "每週二".to_owned(), double_opt_in: true };
     let app = App {
+        instance: None,
         db: db.clone(),
         clock: clock.clone(),
         keys: keys.clone(),

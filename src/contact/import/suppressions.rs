@@ -112,7 +112,10 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn read(text: &str) -> Vec<Result<(u64, String, Option<String>), (u64, String)>> {
+    /// Line, address and reason, or line and complaint.
+    type Shown = Result<(u64, String, Option<String>), (u64, String)>;
+
+    fn read(text: &str) -> Vec<Shown> {
         let mut reader = SuppressionReader::open(text.as_bytes()).unwrap();
         let mut out = Vec::new();
         while let Some(row) = reader.next_row().unwrap() {
