@@ -99,10 +99,11 @@ async fn open_postgres(url: &str) -> Result<Db> {
         reason: "check host, port, user, password and that the database exists (`createdb`)".to_owned(),
         source: Some(source),
     };
-    let connect = PgConnectOptions::from_str(url)
-        .map_err(failed)?
-        .application_name("optin")
-        .options([("statement_timeout", POSTGRES_STATEMENT_TIMEOUT), ("timezone", "UTC"), ("work_mem", POSTGRES_WORK_MEM)]);
+    let connect = PgConnectOptions::from_str(url).map_err(failed)?.application_name("optin").options([
+        ("statement_timeout", POSTGRES_STATEMENT_TIMEOUT),
+        ("timezone", "UTC"),
+        ("work_mem", POSTGRES_WORK_MEM),
+    ]);
     let pool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)

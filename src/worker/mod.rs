@@ -62,6 +62,9 @@ async fn fire_schedules(instance: &Arc<Instance>, first: bool) -> Result<(), Run
         let Some(schedule) = &campaign.schedule else { continue };
         let timing = Timing::new(schedule).map_err(RunError::Refused)?;
         let now = instance.clock.now();
+        if !runs::wants_look(&mut instance.db.clone(), &campaign.name, &timing, now).await? && !first {
+            continue;
+        }
         let mut tx = instance.db.begin().await?;
         let due = runs::due_firing(&mut tx, &campaign.name, &timing, now).await?;
         if let Some(at) = due {
