@@ -7,6 +7,7 @@ mod support;
 mod addresses;
 mod config;
 mod confirm;
+mod corpora;
 mod example;
 mod harness;
 mod import;
