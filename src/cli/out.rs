@@ -1,9 +1,15 @@
 //! Data to standard output, talk to standard error, and how a command ends.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::config::Problems;
+
+/// Whether the one JSON document was printed; standard output is one for the whole process as well.
+static DOCUMENT_PRINTED: AtomicBool = AtomicBool::new(false);
 
 /// Where a command speaks.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +46,7 @@ pub fn refused<T>(text: impl Into<String>) -> Result<T, Failure> {
 impl Out {
     /// For this process.
     pub fn new(json: bool, no_colour: bool) -> Self {
+        DOCUMENT_PRINTED.store(false, Ordering::Relaxed);
         Out { json, terminal: std::io::stderr().is_terminal() && !no_colour }
     }
 
@@ -57,8 +64,30 @@ impl Out {
 
     /// The one JSON document.
     pub fn document(self, value: &impl serde::Serialize) -> Outcome {
-        self.data(serde_json::to_string_pretty(value)?);
+        let text = serde_json::to_string_pretty(value)?;
+        if !DOCUMENT_PRINTED.swap(true, Ordering::Relaxed) {
+            self.data(text);
+        }
         Ok(())
+    }
+
+    /// How the command failed: for people on standard error, and as the document where there is none yet.
+    pub fn failed(self, text: &str) {
+        self.say(text);
+        if self.json {
+            let text = text.trim_start_matches("error: ");
+            let (message, hint) = text.split_once("\nhint: ").map_or((text, None), |(message, hint)| (message, Some(hint)));
+            let _ = self.document(&serde_json::json!({ "error": message, "hint": hint }));
+        }
+    }
+
+    /// The problems found in what somebody wrote, with the places, and how many they are.
+    pub fn problems(self, problems: &Problems, message: String) -> Failure {
+        self.say(problems.render(self.terminal).trim_end());
+        if self.json {
+            let _ = self.document(&serde_json::json!({ "error": message, "hint": null, "problems": problems.list }));
+        }
+        Failure::Failed(anyhow::Error::msg(message))
     }
 
     /// Talk, on standard error.
@@ -76,6 +105,17 @@ impl Out {
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// `1 contact`, `2 contacts`; the number with its noun, which takes an `s`.
+pub fn counted(count: impl Into<i128>, noun: &str) -> String {
+    let count = count.into();
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time of the JSON documents as people read it: to the second, in UTC.
+pub fn shown(time: &str) -> String {
+    time.get(..19).map_or_else(|| time.to_owned(), |seconds| seconds.replace('T', " "))
 }
 
 /// Rows under headings, in plain columns.

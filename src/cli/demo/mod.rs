@@ -34,8 +34,10 @@ const WAIT_SECONDS: u32 = 10;
 
 /// Shows the whole job: import, send into a built-in inbox, opens, clicks, a second campaign, report.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Works in a folder of its own and sends nothing out of this machine. In a terminal it stays up for a look\n\
-    around until Ctrl-C; otherwise it ends by itself.\n\nExamples:\n  optin demo\n  optin demo --keep      # and keeps the folder, to go on with it")]
+#[command(after_help = "Works in a temporary folder and sends nothing out of this machine. In a terminal it\n\
+    stays up for a look around until Ctrl-C; otherwise it ends by itself. With --keep the\n\
+    folder is made here and stays, to go on with it.\n\n\
+    Examples:\n  optin demo\n  optin demo --contacts 20000\n  optin demo --keep")]
 pub struct Demo {
     /// Keep the folder with the instance and its database.
     #[arg(long)]
@@ -128,7 +130,7 @@ impl Demo {
         if let Some(run) = runs::run(db, run.id).await? {
             let summary = crate::report::run_summary(db, &run).await?;
             let left_out: i64 = summary.excluded.values().sum::<i64>() + summary.skipped.values().sum::<i64>();
-            context.out.say(format!("Sent `{campaign}` to {} of them; {left_out} left out for want of permission.", summary.sent));
+            context.out.say(format!("Sent `{campaign}` to {} of them; {left_out} left out who no longer want it.", summary.sent));
         }
         Ok(())
     }

@@ -49,16 +49,18 @@ pub(super) async fn act(
     let mails: Vec<Arc<Received>> = inbox.messages().into_iter().filter(|mail| mail.id > since).collect();
     bar.set_length(mails.len() as u64);
     let memory = Arc::new(Memory::default());
+    // What somebody does follows from the address, not from who else acts just now.
+    let salt = entropy.u64();
     let mails = Arc::new(std::sync::Mutex::new(mails));
     let mut people = tokio::task::JoinSet::new();
     for _ in 0..AT_A_TIME {
-        let (mails, memory, entropy, bar) = (mails.clone(), memory.clone(), entropy.clone(), bar.clone());
+        let (mails, memory, bar) = (mails.clone(), memory.clone(), bar.clone());
         people.spawn(async move {
             let mut browser = Browser::connect(address).await?;
             loop {
                 let next = mails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
                 let Some(mail) = next else { return anyhow::Ok(()) };
-                one_person(&mut browser, &mail, &entropy, &memory).await?;
+                one_person(&mut browser, &mail, &Entropy::seeded(salt ^ number(&mail.to.concat())), &memory).await?;
                 bar.inc(1);
             }
         });
@@ -67,6 +69,11 @@ pub(super) async fn act(
         done??;
     }
     Ok(Arc::into_inner(memory).unwrap_or_default())
+}
+
+/// A text as a number (FNV-1a).
+fn number(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 async fn one_person(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
