@@ -28,7 +28,7 @@ enum What {
         names others. An empty cell leaves what is there. Rows for one address are merged,\n\
         the later cell winning. A withdrawal or suppression is never overridden.\n\n\
         Examples:\n  optin import contacts list.csv --dry-run --rejects rejects.csv\n  \
-        optin import contacts list.csv --map 'Ort=city' --map 'Notes='\n  \
+        optin import contacts list.csv --map 'Ort=city' --map 'Vorname=first_name'\n  \
         optin import contacts list.csv --topic tea-letter --consent confirmed \\\n      \
         --source 'shop checkout 2026'")]
     Contacts(Contacts),
@@ -60,7 +60,7 @@ struct Contacts {
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
-    /// `Column=field`, for headers that are not a field's name. `Column=` leaves a column out.
+    /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
     /// Read and check everything, write nothing.

@@ -153,6 +153,7 @@ pub async fn run(arguments: Vec<OsString>, environment: Environment) -> u8 {
                 // The first paragraph says what is wrong; usage and advice were for a person.
                 let text = error.render().to_string();
                 let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+                let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
                 let hint = "`optin help COMMAND` shows its options with examples";
                 let _ = Out::new(true, true).document(&serde_json::json!({ "error": message, "hint": hint }));
             }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::config::Problems;
 
@@ -95,16 +95,21 @@ impl Out {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
-    /// A progress bar of `total` steps; hidden when nobody watches.
+    /// A progress bar of `total` steps (0: not known yet); hidden when nobody watches.
     pub fn bar(self, total: u64, what: &str) -> ProgressBar {
         let target = if self.terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
-        let style = ProgressStyle::with_template("{prefix:>12} {bar:32} {human_pos}/{human_len} {per_sec} {eta} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = ProgressBar::with_draw_target((total > 0).then_some(total), target);
+        let style = ProgressStyle::with_template("{prefix:>18} {bar:32} {human_pos}/{human_len}, {rate}, {eta} left {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", whole_rate));
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// Steps a second, without decimals.
+fn whole_rate(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    let _ = write!(text, "{:.0}/s", state.per_sec());
 }
 
 /// `1 contact`, `2 contacts`; the number with its noun, which takes an `s`.

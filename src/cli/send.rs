@@ -193,21 +193,24 @@ async fn lose_patience(
 
 async fn draw(out: Out, bar: ProgressBar, instance: Arc<Instance>, run_id: i64, progress: Arc<Progress>) {
     let mut said = None;
+    let mut audience = 0;
     loop {
-        if let Ok(Some(run)) = runs::run(&mut instance.db.clone(), run_id).await {
-            bar.set_length(run.audience.max(0) as u64);
+        if audience == 0
+            && let Ok(Some(run)) = runs::run(&mut instance.db.clone(), run_id).await
+            && run.audience > 0
+        {
+            audience = run.audience;
+            bar.set_length(audience.unsigned_abs());
         }
-        for _ in 0..10 {
-            bar.set_position(moved(&progress));
-            let problem = progress.problem();
-            // Without a bar a new problem is a line of its own.
-            if !out.terminal && problem.is_some() && problem != said {
-                out.say(format!("Waiting: {}", problem.as_deref().unwrap_or_default()));
-                said.clone_from(&problem);
-            }
-            bar.set_message(problem.map_or_else(String::new, |problem| format!("waiting: {problem}")));
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        bar.set_position(moved(&progress));
+        let problem = progress.problem();
+        // Without a bar a new problem is a line of its own.
+        if !out.terminal && problem.is_some() && problem != said {
+            out.say(format!("Waiting: {}", problem.as_deref().unwrap_or_default()));
+            said.clone_from(&problem);
         }
+        bar.set_message(problem.map_or_else(String::new, |problem| format!("waiting: {problem}")));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -236,6 +239,11 @@ fn print(context: &Context, summary: &RunSummary) -> Outcome {
         if count > 0 || name == "audience" || name == "sent" {
             context.out.data(format!("  {name:<10} {count:>9}"));
         }
+    }
+    if summary.audience == 0 {
+        context
+            .out
+            .say("Nobody was picked: is anybody subscribed to its topic, and does the audience fit anybody? See `optin segment list`.");
     }
     for (reason, count) in &summary.skipped {
         context.out.data(format!("  {:<10} {count:>9}  ({reason})", "skipped"));

@@ -38,8 +38,18 @@ pub(super) struct Memory {
     pub scanned: AtomicU64,
 }
 
-/// Lets every recipient of these mails act once.
+/// Who acts on a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Gateways that look at every link, right after delivery.
+    Scanners,
+    /// The people it was written for, later.
+    People,
+}
+
+/// Lets the recipients of the mails after `since` act once.
 pub(super) async fn act(
+    who: Who,
     inbox: &Inbox,
     address: std::net::SocketAddr,
     since: u64,
@@ -60,7 +70,11 @@ pub(super) async fn act(
             loop {
                 let next = mails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
                 let Some(mail) = next else { return anyhow::Ok(()) };
-                one_person(&mut browser, &mail, &Entropy::seeded(salt ^ number(&mail.to.concat())), &memory).await?;
+                let chances = Entropy::seeded(salt ^ number(&mail.to.concat()));
+                match who {
+                    Who::Scanners => one_scanner(&mut browser, &mail, &chances, &memory).await?,
+                    Who::People => one_person(&mut browser, &mail, &chances, &memory).await?,
+                }
                 bar.inc(1);
             }
         });
@@ -76,19 +90,27 @@ fn number(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-async fn one_person(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
+async fn one_scanner(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
+    if !entropy.chance(SCANNED) {
+        return Ok(());
+    }
     let links = Links::read(mail);
     browser.agent = AGENTS[entropy.below(AGENTS.len() as u64) as usize];
-    if entropy.chance(SCANNED) {
-        for link in &links.clicks {
-            browser.get(link).await?;
-        }
-        browser.get(&links.unsubscribe).await?;
-        memory.scanned.fetch_add(1, Ordering::Relaxed);
+    for link in &links.clicks {
+        browser.get(link).await?;
     }
+    // It follows the unsubscribe link as well: a GET that withdraws nobody.
+    browser.get(&links.unsubscribe).await?;
+    memory.scanned.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn one_person(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
     if !entropy.chance(OPENS) {
         return Ok(());
     }
+    let links = Links::read(mail);
+    browser.agent = AGENTS[entropy.below(AGENTS.len() as u64) as usize];
     browser.get(&links.pixel).await?;
     memory.opened.fetch_add(1, Ordering::Relaxed);
     if entropy.chance(CLICKS) && !links.clicks.is_empty() {
