@@ -73,6 +73,17 @@ CREATE TABLE subscription (
   PRIMARY KEY (topic_id, contact_id)
 ) /* clustered */;
 
+-- Confirmation mails (double opt-in) that were asked for: one row a person and topic.
+CREATE TABLE confirmation (
+  topic_id BIGINT NOT NULL,
+  contact_id BIGINT NOT NULL,
+  asked_at BIGINT NOT NULL,
+  due_at BIGINT NOT NULL,
+  tries BIGINT NOT NULL,
+  sent_at BIGINT,
+  PRIMARY KEY (topic_id, contact_id)
+) /* clustered */;
+
 -- Addresses that get nothing, whatever their standing.
 CREATE TABLE suppression (
   email_key TEXT NOT NULL,

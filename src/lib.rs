@@ -17,6 +17,7 @@ pub mod consent;
 pub mod contact;
 pub mod content;
 pub mod delivery;
+pub mod inbound;
 pub mod instance;
 pub mod report;
 pub mod segment;

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::run::{Command, Run, RunState, next_state};
 use super::schedule::{Cron, parse_local};
 use super::{Definition, sql};
-use crate::clock::{DAY, Time};
+use crate::clock::{DAY, MINUTE, Time};
 use crate::config;
 use crate::consent::Standing;
 use crate::db::{Connection, Db, DbError, Tx};
@@ -174,6 +174,18 @@ impl Timing {
             Timing::At(time) => (*time > after).then_some(*time),
         }
     }
+}
+
+/// A schedule that fires nothing notes how far it has looked no more often than this: the note is a
+/// write, and what it saves is only looking at the same stretch again.
+const NOTE_EVERY_MS: i64 = MINUTE;
+
+/// Whether [`due_firing`] has anything to do now: a look that writes nothing.
+pub async fn wants_look(db: &mut impl Connection, campaign: &str, timing: &Timing, now: Time) -> Result<bool, DbError> {
+    Ok(match sql::looked_until(db, campaign).await? {
+        None => true,
+        Some(since) => now.since(since) >= NOTE_EVERY_MS || timing.next_after(since).is_some_and(|next| next <= now),
+    })
 }
 
 /// Whether a campaign's schedule fires now. Looks at everything since the last look; several missed

@@ -181,8 +181,9 @@ pub(super) async fn move_cursor(tx: &mut Tx, run: &Run) -> Result<(), DbError> {
 }
 
 /// When a campaign's schedule was last looked at.
-pub(super) async fn looked_until(tx: &mut Tx, campaign: &str) -> Result<Option<Time>, DbError> {
-    tx.fetch_optional("SELECT looked_until FROM schedule WHERE campaign = $1", args![campaign]).await?.map(|row| row.get(0)).transpose()
+pub(super) async fn looked_until(db: &mut impl Connection, campaign: &str) -> Result<Option<Time>, DbError> {
+    let rows = db.rows("SELECT looked_until FROM schedule WHERE campaign = $1", args![campaign]).await?;
+    rows.first().map(|row| row.get(0)).transpose()
 }
 
 pub(super) async fn set_looked_until(tx: &mut Tx, campaign: &str, until: Time) -> Result<(), DbError> {

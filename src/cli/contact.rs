@@ -91,6 +91,7 @@ pub(super) fn fields(contact: &Contact) -> Map<String, Value> {
     for (name, value) in &contact.attributes {
         let value = match value {
             AttributeValue::Text(text) => json!(text),
+            AttributeValue::Number(number) if number.fract() == 0.0 && number.abs() < 1e15 => json!(*number as i64),
             AttributeValue::Number(number) => json!(number),
             AttributeValue::Boolean(flag) => json!(flag),
             AttributeValue::Date(date) => json!(date.to_string()),

@@ -5,6 +5,7 @@ mod consent;
 mod contact;
 mod demo;
 mod import;
+mod inbound;
 mod init;
 mod out;
 mod preview;
@@ -68,6 +69,8 @@ enum Command {
     Send(send::Send),
     /// List, show, pause, resume or cancel runs, and release doubtful mails.
     Run(run::RunCommand),
+    /// Read what came back by mail: requests to unsubscribe.
+    Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
     Report(report::Report),
     /// Run schedules, sender and web until SIGTERM.
@@ -103,6 +106,7 @@ impl Command {
             | Command::Preview(_)
             | Command::Test(_)
             | Command::Run(_)
+            | Command::Inbound(_)
             | Command::Report(_) => false,
         }
     }
@@ -201,6 +205,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Test(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,
         Command::Run(command) => command.run(&context).await,
+        Command::Inbound(command) => command.run(&context).await,
         Command::Report(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,

@@ -16,8 +16,10 @@ use crate::delivery::message::Envelope;
 use crate::delivery::smtp::Session;
 use crate::instance::Instance;
 
-/// Stands in links of previews: no delivery has this id, so nothing is counted.
+/// Stand in links of previews and tests: nobody has these ids, so nothing is counted, and a click on
+/// "unsubscribe" in a test mail does not withdraw the customer it was written for.
 const NO_DELIVERY: i64 = 0;
+const NOBODY: i64 = 0;
 /// Before the subject of a test mail.
 const TEST_MARK: &str = "[TEST]";
 
@@ -57,7 +59,7 @@ impl Preview {
         let contact = contact_by_email(&instance, &self.to).await?;
         let written = write(context, &instance, &self.campaign, &contact).await?;
         let wire = parse_address(&contact.email)?.wire().to_owned();
-        let eml = written.bytes(&instance, &contact, &wire, None, context);
+        let eml = written.bytes(&instance, &wire, None, context);
         if context.out.json {
             return context.out.document(&json!({
                 "campaign": self.campaign,
@@ -102,7 +104,7 @@ impl Test {
         let contact = contact_by_email(&instance, &self.written_for).await?;
         let written = write(context, &instance, &self.campaign, &contact).await?;
         let to = parse_address(&self.to)?.wire().to_owned();
-        let message = written.bytes(&instance, &contact, &to, Some(TEST_MARK), context);
+        let message = written.bytes(&instance, &to, Some(TEST_MARK), context);
         let relay = instance.relay().map_err(anyhow::Error::msg)?;
         let failed = |failure: crate::delivery::smtp::Failure| Failure::Refused(format!("the test mail was not sent: {failure}"));
         let mut session = Session::open(&relay, &instance.host()).await.map_err(failed)?;
@@ -128,18 +130,18 @@ struct Written {
 }
 
 impl Written {
-    fn bytes(&self, instance: &Instance, contact: &Contact, wire: &str, mark: Option<&str>, context: &Context) -> Vec<u8> {
-        let links = links(instance, contact.id, self.topic_id, self.definition.track_opens);
+    fn bytes(&self, instance: &Instance, wire: &str, mark: Option<&str>, context: &Context) -> Vec<u8> {
+        let links = links(instance, self.topic_id, self.definition.track_opens);
         self.envelope.message(&self.definition, wire, &self.mail, &links, mark, context.clock.now())
     }
 }
 
-fn links(instance: &Instance, contact_id: i64, topic_id: i64, track_opens: bool) -> DeliveryLinks<'_> {
+fn links(instance: &Instance, topic_id: i64, track_opens: bool) -> DeliveryLinks<'_> {
     DeliveryLinks {
         keys: &instance.keys,
         site: &instance.config.site.url.value,
         delivery_id: NO_DELIVERY,
-        contact_id,
+        contact_id: NOBODY,
         topic_id,
         track_opens,
     }
@@ -152,7 +154,7 @@ async fn write(context: &Context, instance: &Instance, campaign: &str, contact: 
         .map_err(|problems| anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let now = context.clock.now();
     let topic_id = consent::ops::ensure_topic(&instance.db, &definition.topic, &instance.entropy, now).await?;
-    let links = links(instance, contact.id, topic_id, definition.track_opens);
+    let links = links(instance, topic_id, definition.track_opens);
     let mail = prepared
         .render(&Recipient { contact, links: &links, now })
         .map_err(|error| Failure::Refused(format!("{} would not get this mail: {error}", contact.email)))?;

@@ -171,6 +171,30 @@ pub async fn suppress(tx: &mut Tx, addresses: Vec<(String, String)>, source: &st
     Ok(added)
 }
 
+/// What asking for a subscription did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Subscribed before: nothing to do.
+    Already,
+    /// A confirmation mail is on its way, or went out within the last day.
+    Asked,
+}
+
+/// Somebody asks for a topic over a page or form: a `requested` event, and one confirmation mail a
+/// day at most. Asking brings nobody back who withdrew; the confirmation does.
+pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request, DbError> {
+    let key = (event.topic_id, event.contact_id);
+    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+        return Ok(Request::Already);
+    }
+    if super::invitation::ask(tx, event.contact_id, event.topic_id, now).await?
+        || sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str())
+    {
+        ledger::append(tx, &[NewEvent { action: Action::Requested, ..event }], now, false).await?;
+    }
+    Ok(Request::Asked)
+}
+
 /// What a double opt-in link did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Confirmation {

@@ -13,6 +13,7 @@
 //! - in Markdown, a paragraph that is only a bold link (`**[Order now](https://..)**`) is a button.
 
 mod check;
+pub mod confirmation;
 mod context;
 mod environment;
 mod frame;

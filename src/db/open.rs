@@ -25,6 +25,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A statement that runs longer than this on PostgreSQL is ended: it would hold locks for ever.
 const POSTGRES_STATEMENT_TIMEOUT: &str = "300s";
 
+/// Memory of one sort or hash on PostgreSQL: the set of people who clicked fits, so that a segment
+/// over a million people hashes it instead of searching it for each of them.
+const POSTGRES_WORK_MEM: &str = "64MB";
+
 /// How to open.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions {
@@ -95,10 +99,11 @@ async fn open_postgres(url: &str) -> Result<Db> {
         reason: "check host, port, user, password and that the database exists (`createdb`)".to_owned(),
         source: Some(source),
     };
-    let connect = PgConnectOptions::from_str(url)
-        .map_err(failed)?
-        .application_name("optin")
-        .options([("statement_timeout", POSTGRES_STATEMENT_TIMEOUT), ("timezone", "UTC")]);
+    let connect = PgConnectOptions::from_str(url).map_err(failed)?.application_name("optin").options([
+        ("statement_timeout", POSTGRES_STATEMENT_TIMEOUT),
+        ("timezone", "UTC"),
+        ("work_mem", POSTGRES_WORK_MEM),
+    ]);
     let pool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)

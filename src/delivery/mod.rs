@@ -5,6 +5,7 @@ pub mod links;
 pub mod message;
 pub mod mime;
 pub mod ops;
+pub mod question;
 pub mod smtp;
 pub mod sql;
 pub mod state;

@@ -101,9 +101,11 @@ impl Permission for Consents {
 
     fn resubscribe<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Resubscribed> {
         Box::pin(async move {
-            let change = consent::ledger::append(tx, &[self.event(act, topic_id, Action::Requested)], act.at, false).await?;
-            let subscribed = change.first().is_some_and(|change| change.after == consent::Standing::Subscribed);
-            Ok(if subscribed { Resubscribed::Before } else { Resubscribed::Pending })
+            let event = self.event(act, topic_id, Action::Requested);
+            Ok(match consent::ops::request(tx, event, act.at).await? {
+                consent::ops::Request::Already => Resubscribed::Before,
+                consent::ops::Request::Asked => Resubscribed::Pending,
+            })
         })
     }
 }

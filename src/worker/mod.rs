@@ -1,6 +1,7 @@
 //! The loop: bounded activities that may run twice, woken by time. Each reads what the stage before
 //! it committed, so any of them can stop anywhere and be run again.
 
+mod confirm;
 mod process;
 mod send;
 
@@ -40,6 +41,7 @@ pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> R
 
 async fn tick(instance: &Arc<Instance>, worker: &Worker, stop: &watch::Receiver<bool>, first: bool) -> Result<(), RunError> {
     worker.recover().await?;
+    confirm::send_due(instance).await?;
     fire_schedules(instance, first).await?;
     for run in runs::open_runs(&mut instance.db.clone(), instance.clock.now()).await? {
         if *stop.borrow() {
@@ -60,6 +62,9 @@ async fn fire_schedules(instance: &Arc<Instance>, first: bool) -> Result<(), Run
         let Some(schedule) = &campaign.schedule else { continue };
         let timing = Timing::new(schedule).map_err(RunError::Refused)?;
         let now = instance.clock.now();
+        if !runs::wants_look(&mut instance.db.clone(), &campaign.name, &timing, now).await? && !first {
+            continue;
+        }
         let mut tx = instance.db.begin().await?;
         let due = runs::due_firing(&mut tx, &campaign.name, &timing, now).await?;
         if let Some(at) = due {

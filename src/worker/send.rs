@@ -136,6 +136,11 @@ impl Worker {
         }
         let context = self.context(&run).await?;
         self.look_before_first_mail(&context).await?;
+        // No session is opened for nothing: a run that only waits for retries leaves the relay alone.
+        match deliveries::next_due(&mut db.clone(), run_id).await? {
+            Some(due) if due <= self.instance.clock.now() => {}
+            _ => return self.after_pass(run_id, &Progress::default()).await,
+        }
         let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(journal) = journal else { return Ok(Ending::Stopped) };
         let progress = options.progress.clone().unwrap_or_default();

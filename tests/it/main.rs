@@ -6,6 +6,7 @@ mod support;
 
 mod addresses;
 mod config;
+mod confirm;
 mod example;
 mod harness;
 mod import;

@@ -150,9 +150,9 @@ async fn site(database: &TestDatabase) -> Site {
              VALUES (1, {MEI}, 'subscribed', 5, 1), (2, {MEI}, 'subscribed', 5, 2), (1, {ERASED}, 'subscribed', 5, 3)"
         ),
         format!(
-            "INSERT INTO run (id, campaign, topic_id, firing, state, scheduled_at, created_at, definition_hash, definition,
+            "INSERT INTO run (id, campaign, topic_id, firing, state, scheduled_at, created_at, definition_hash, definition, excluded,
                               audience, audience_cursor, audience_done)
-             VALUES ({RUN}, 'weekly', 1, 'f', 'done', 0, 0, '', '', 1, 0, TRUE)"
+             VALUES ({RUN}, 'weekly', 1, 'f', 'done', 0, 0, '', '', '{{}}', 1, 0, TRUE)"
         ),
         format!(
             "INSERT INTO run_link (run_id, position, url, name) VALUES ({RUN}, 0, 'https://a.example', 'A'), ({RUN}, 1, 'https://b.example', 'B')"
