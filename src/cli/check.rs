@@ -1,13 +1,14 @@
 //! `optin check`
 
 use super::Context;
-use super::out::{Failure, Outcome};
+use super::out::{Failure, Outcome, counted};
 use crate::config::Problem;
 use crate::instance;
 
 /// Checks every file of the instance: keys, types, topics, segments, templates, schedules.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  optin check\n  optin --config shop/config check --json")]
+#[command(after_help = "Exit code 1 where there are problems. Nothing is written, no database is opened.\n\n\
+    Examples:\n  optin check\n  optin --config shop check --json")]
 pub struct Check {}
 
 impl Check {
@@ -21,11 +22,11 @@ impl Check {
             Ok(config) => {
                 if !context.out.json {
                     context.out.data(format!(
-                        "{} is fine: {} topics, {} segments, {} campaigns",
+                        "{} is fine: {}, {}, {}",
                         context.dir.display(),
-                        config.topics.len(),
-                        config.segments.len(),
-                        config.campaigns.len()
+                        counted(config.topics.len() as i64, "topic"),
+                        counted(config.segments.len() as i64, "segment"),
+                        counted(config.campaigns.len() as i64, "campaign")
                     ));
                 }
                 Ok(())
@@ -33,7 +34,7 @@ impl Check {
             Err(problems) => {
                 if !context.out.json {
                     context.out.data(problems.render(context.out.terminal).trim_end());
-                    context.out.data(format!("{} problem{} found", problems.list.len(), if problems.list.len() == 1 { "" } else { "s" }));
+                    context.out.data(format!("\n{} found", counted(problems.list.len() as i64, "problem")));
                 }
                 Err(Failure::Refused(String::new()))
             }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::out::{Failure, Outcome, table};
+use super::out::{Failure, Outcome, shown, table};
 use super::{Context, contact_by_email, known_topic, parse_address, refused};
 use crate::consent::{self, Action as Event, NewEvent, Standing};
 use crate::contact;
@@ -17,8 +17,9 @@ pub struct ConsentCommand {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Record a consent that you hold the proof of.
-    #[command(after_help = "Examples:\n  optin consent grant mei@tea.example --topic tea-letter --source 'paper form, spring fair'\n  \
-        optin consent grant mei@tea.example --topic tea-letter --source 'signed form 17' --confirmed   # also after a withdrawal")]
+    #[command(after_help = "Examples:\n  optin consent grant mei@tea.example --topic tea-letter --source 'paper form 17'\n\n  \
+        # also after a withdrawal, because she asked for it again:\n  \
+        optin consent grant mei@tea.example --topic tea-letter --source 'letter, 3 May' --confirmed")]
     Grant {
         /// The address; a new contact is made for a new one.
         email: String,
@@ -33,6 +34,8 @@ enum Action {
         confirmed: bool,
     },
     /// Withdraw a contact from a topic, at once, also from sends under way.
+    #[command(after_help = "Examples:\n  optin consent withdraw mei@tea.example --topic tea-letter --source 'by telephone'\n  \
+        optin consent withdraw mei@tea.example --source 'wants no mail at all'")]
     Withdraw {
         /// The address.
         email: String,
@@ -44,12 +47,14 @@ enum Action {
         source: String,
     },
     /// Every entry of the ledger about one contact.
+    #[command(after_help = "Examples:\n  optin consent history mei@tea.example\n  optin consent history mei@tea.example --json")]
     History {
         /// The address.
         email: String,
     },
     /// Check the whole chain of the ledger.
-    #[command(after_help = "Exit code 1 where an entry was edited, deleted, inserted or moved; the first one is named.")]
+    #[command(after_help = "Exit code 1 where an entry was edited, deleted, inserted or moved; the first one is named.\n\n\
+        Example:\n  optin consent verify")]
     Verify,
 }
 
@@ -161,7 +166,7 @@ async fn history(context: &Context, email: &str) -> Outcome {
         .map(|event| {
             let hash = text(&event["proof"]["hash"]);
             vec![
-                text(&event["at"]),
+                shown(&text(&event["at"])),
                 text(&event["topic"]),
                 text(&event["action"]),
                 text(&event["source"]),
@@ -182,7 +187,7 @@ async fn verify(context: &Context) -> Outcome {
     if context.out.json {
         context.out.document(&found)?;
     } else if found.valid {
-        context.out.data(format!("The ledger is whole: {} entries, head {}", found.events, found.head));
+        context.out.data(format!("The ledger is whole: entries {}, head {}", found.events, found.head));
     }
     if found.valid {
         return Ok(());

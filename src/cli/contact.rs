@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::out::{Outcome, table};
+use super::out::{Outcome, shown, table};
 use super::{Context, contact_by_email};
 use crate::consent;
 use crate::contact::{AttributeValue, Contact};
@@ -21,7 +21,7 @@ pub struct ContactCommand {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Fields, topics, suppression and the latest mails and hits.
-    #[command(after_help = "Example:\n  optin contact show mei@tea.example")]
+    #[command(after_help = "Examples:\n  optin contact show mei@tea.example\n  optin contact show mei@tea.example --json")]
     Show {
         /// The address.
         email: String,
@@ -55,17 +55,18 @@ impl ContactCommand {
         context.out.data(&contact.email);
         let rows = fields(&contact).into_iter().map(|(name, value)| vec![name, plain(&value)]).collect();
         context.out.data(table(&["field", "value"], rows));
-        let rows = standings.iter().map(|(topic, standing, since)| vec![topic.clone(), standing.to_string(), since.to_string()]).collect();
-        context.out.data(format!("\n{}", table(&["topic", "standing", "since"], rows)));
+        let rows =
+            standings.iter().map(|(topic, standing, since)| vec![topic.clone(), standing.to_string(), shown(&since.to_string())]).collect();
+        context.out.data(format!("\n{}", table(&["topic", "standing", "since (UTC)"], rows)));
         if let Some((reason, source, at)) = suppression {
-            context.out.data(format!("\nsuppressed since {at}: {reason} ({source})"));
+            context.out.data(format!("\nsuppressed since {} UTC: {reason} ({source})", shown(&at.to_string())));
         }
         let rows = recent
             .into_iter()
-            .map(|recent| vec![recent.at, recent.what, recent.campaign, recent.detail.unwrap_or_default()])
+            .map(|recent| vec![shown(&recent.at), recent.what, recent.campaign, recent.detail.unwrap_or_default()])
             .collect::<Vec<_>>();
         if !rows.is_empty() {
-            context.out.data(format!("\n{}", table(&["when", "what", "campaign", "detail"], rows)));
+            context.out.data(format!("\n{}", table(&["when (UTC)", "what", "campaign", "detail"], rows)));
         }
         Ok(())
     }

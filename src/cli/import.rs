@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::out::{Failure, Outcome};
+use super::out::{Failure, Outcome, counted};
 use super::{Context, known_topic};
 use crate::clock::Time;
 use crate::consent::ops::{self as consents, DeclaredConsent};
@@ -24,12 +24,13 @@ pub struct Import {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Contacts from a CSV file: any delimiter, UTF-8, UTF-16, GB18030 or Big5.
-    #[command(
-        after_help = "Columns whose header equals a field or an attribute map by themselves; `--map` names others. An empty cell leaves\n\
-        what is there. Rows for one address are merged, the later cell winning. A withdrawal or suppression is never overridden.\n\n\
-        Examples:\n  optin import contacts list.csv --topic tea-letter --consent confirmed --source 'shop checkout 2026'\n  \
-        optin import contacts list.csv --consent none --map 'Ort=city' --dry-run --rejects rejects.csv"
-    )]
+    #[command(after_help = "Columns whose header equals a field or an attribute map by themselves; `--map`\n\
+        names others. An empty cell leaves what is there. Rows for one address are merged,\n\
+        the later cell winning. A withdrawal or suppression is never overridden.\n\n\
+        Examples:\n  optin import contacts list.csv --dry-run --rejects rejects.csv\n  \
+        optin import contacts list.csv --map 'Ort=city' --map 'Vorname=first_name'\n  \
+        optin import contacts list.csv --topic tea-letter --consent confirmed \\\n      \
+        --source 'shop checkout 2026'")]
     Contacts(Contacts),
     /// Addresses that get nothing, whatever they subscribed to: one a line, or CSV with an email column.
     #[command(after_help = "Example:\n  optin import suppressions bounced.csv --source 'old system'")]
@@ -54,12 +55,12 @@ struct Contacts {
     #[arg(long)]
     topic: Vec<String>,
     /// What they agreed to.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, default_value = "none")]
     consent: Consent,
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
-    /// `Column=field`, for headers that are not a field's name. `Column=` leaves a column out.
+    /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
     /// Read and check everything, write nothing.
@@ -114,14 +115,22 @@ impl AfterBatch for Grants {
 
 impl Contacts {
     async fn run(self, context: &Context) -> Outcome {
-        let instance = context.instance().await?;
-        let now = context.clock.now();
         if self.topic.is_empty() && !matches!(self.consent, Consent::None) {
             return Err(Failure::Failed(anyhow::anyhow!("consent to what?\nhint: name a topic with `--topic`, or use `--consent none`")));
         }
+        if !self.topic.is_empty() && matches!(self.consent, Consent::None) {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "`--topic` without `--consent` would subscribe nobody\nhint: add `--consent confirmed --source \"where they agreed\"`, or leave out `--topic`"
+            )));
+        }
+        let instance = context.instance().await?;
+        let now = context.clock.now();
         let mut topics = Vec::new();
         for topic in &self.topic {
             known_topic(&instance, topic)?;
+            if self.dry_run {
+                continue;
+            }
             topics.push(consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?);
         }
         let map = self.map.iter().map(|pair| split_map(pair)).collect::<Result<_, _>>()?;
@@ -170,8 +179,13 @@ impl Contacts {
         }
         let dry = if self.dry_run { " (dry run: nothing was written)" } else { "" };
         context.out.data(format!(
-            "{} rows read: {} added, {} updated, {} unchanged, {} rejected; {} suppressed{dry}",
-            counts.read, counts.added, counts.updated, counts.unchanged, counts.rejected, counts.suppressed
+            "{} read: {} added, {} updated, {} unchanged, {} rejected; {} suppressed{dry}",
+            counted(counts.read, "row"),
+            counts.added,
+            counts.updated,
+            counts.unchanged,
+            counts.rejected,
+            counts.suppressed
         ));
         Ok(())
     }
@@ -257,7 +271,8 @@ impl Suppressions {
                 "read": read, "added": added, "updated": 0, "unchanged": unchanged, "rejected": rejected, "suppressed": added,
             }));
         }
-        context.out.data(format!("{read} rows read: {added} suppressed, {unchanged} were already, {rejected} rejected"));
+        let dry = if self.dry_run { " (dry run: nothing was written)" } else { "" };
+        context.out.data(format!("{} read: {added} suppressed, {unchanged} were already, {rejected} rejected{dry}", counted(read, "row")));
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! `optin init DIR`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::out::Outcome;
 use super::{Context, refused};
@@ -8,9 +8,8 @@ use crate::config::scaffold;
 
 /// Writes a commented instance that passes `check`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  optin init config && optin check       # `./config` is where optin looks by itself\n  optin init shop && optin --config shop check"
-)]
+#[command(after_help = "`./config` is where optin looks by itself. A folder that is not empty is refused.\n\n\
+        Examples:\n  optin init config\n  optin init shop && optin --config shop check")]
 pub struct Init {
     /// The folder to make; `DIR/optin.toml` is the instance's main file.
     dir: PathBuf,
@@ -29,7 +28,9 @@ impl Init {
                 for file in &files {
                     context.out.data(file.display().to_string());
                 }
-                context.out.say(format!("Written. Next: optin --config {} check", self.dir.display()));
+                let dir = self.dir.strip_prefix(".").unwrap_or(&self.dir);
+                let option = if dir == Path::new("config") { String::new() } else { format!("--config {} ", self.dir.display()) };
+                context.out.say(format!("\n{} files written. Next: `optin {option}check`", files.len()));
                 Ok(())
             }
             Err(scaffold::ScaffoldError::NotEmpty(dir)) => {

@@ -26,20 +26,22 @@ use crate::config::{Config, Environment};
 use crate::entropy::Entropy;
 use crate::instance::{self, Instance, InstanceError};
 use crate::telemetry;
-use out::{Failure, Out, Outcome, refused};
+use out::{Failure, Out, Outcome, counted, refused};
 
 /// Permission-based email marketing: campaigns as code, a ledger that proves itself.
 #[derive(Debug, Parser)]
 #[command(name = "optin", version, about, propagate_version = true, disable_help_subcommand = false)]
-#[command(after_help = "Exit codes: 0 done; 1 refused, or findings; 2 wrong use or failure.\n\
-    Every setting can come from the environment: OPTIN_DATABASE__URL, OPTIN_SMTP__URL, OPTIN_SECRET, ..\n\n\
-    Start with `optin demo`, or `optin init shop` and the tutorial in the README.")]
+#[command(after_help = "`optin help COMMAND` explains a command, with examples.\n\n\
+    Exit codes: 0 done; 1 refused, or findings; 2 wrong use or failure.\n\
+    Every setting can come from the environment, by section and key:\n\
+    OPTIN_DATABASE__URL, OPTIN_SMTP__URL, OPTIN_SITE__URL, OPTIN_SECRET, ..\n\n\
+    Examples:\n  optin demo\n  optin init config\n  optin check\n  optin serve --dev-inbox")]
 struct Arguments {
     /// Folder of the instance (the file `optin.toml` is in it). Also OPTIN_CONFIG.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", display_order = 900, help_heading = "Everywhere")]
     config: Option<PathBuf>,
     /// Print exactly one JSON document on standard output.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 901, help_heading = "Everywhere")]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -114,16 +116,21 @@ impl Context {
     /// The checked configuration, or all its problems on standard error.
     fn config(&self) -> Result<Config, Failure> {
         instance::load_checked(&self.dir, &self.environment).map_err(|problems| {
-            self.out.say(problems.render(self.out.terminal).trim_end());
-            let count = problems.list.len();
-            Failure::Failed(anyhow::anyhow!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" }))
+            let message = format!("the configuration has {}; nothing was started", counted(problems.list.len() as i64, "problem"));
+            self.out.problems(&problems, message)
         })
     }
 
     /// The instance, with its database.
     async fn instance(&self) -> Result<Arc<Instance>, Failure> {
+        self.instance_logging("warn").await
+    }
+
+    /// The same for a command that says itself what goes wrong: `quiet` is logged unless the environment
+    /// asks for more.
+    async fn instance_logging(&self, quiet: &str) -> Result<Arc<Instance>, Failure> {
         let config = self.config()?;
-        telemetry::start(&self.log_level(&config, "warn"), config.log.json, self.out.terminal).map_err(anyhow::Error::msg)?;
+        telemetry::start(&self.log_level(&config, quiet), config.log.json, self.out.terminal).map_err(anyhow::Error::msg)?;
         match Instance::open(config, self.clock.clone(), self.entropy.clone()).await {
             Ok(instance) => Ok(Arc::new(instance)),
             Err(InstanceError::NoSecret) => Err(Failure::Failed(anyhow::anyhow!(
@@ -141,11 +148,24 @@ impl Context {
 
 /// Runs one command line. `arguments` holds the program's name first. Answers the exit code.
 pub async fn run(arguments: Vec<OsString>, environment: Environment) -> u8 {
+    let json = arguments.iter().any(|argument| argument == "--json");
     let parsed = match Arguments::try_parse_from(arguments) {
         Ok(parsed) => parsed,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
             let _ = error.print();
-            return if error.use_stderr() { 2 } else { 0 };
+            if json {
+                // The first paragraph says what is wrong; usage and advice were for a person.
+                let text = error.render().to_string();
+                let message = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ");
+                let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+                let hint = "`optin help COMMAND` shows its options with examples";
+                let _ = Out::new(true, true).document(&serde_json::json!({ "error": message, "hint": hint }));
+            }
+            return 2;
+        }
+        Err(help) => {
+            let _ = help.print();
+            return 0;
         }
     };
     let out = Out::new(parsed.json, environment.get("NO_COLOR").is_some());
@@ -154,7 +174,7 @@ pub async fn run(arguments: Vec<OsString>, environment: Environment) -> u8 {
         Ok(()) => 0,
         Err(Failure::Refused(text)) => {
             if !text.is_empty() {
-                out.say(text);
+                out.failed(&text);
             }
             1
         }
@@ -163,7 +183,7 @@ pub async fn run(arguments: Vec<OsString>, environment: Environment) -> u8 {
             for cause in error.chain().skip(1) {
                 text.push_str(&format!("\n  because {cause}"));
             }
-            out.say(text);
+            out.failed(&text);
             2
         }
     }

@@ -1,9 +1,15 @@
 //! Data to standard output, talk to standard error, and how a command ends.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use crate::config::Problems;
+
+/// Whether the one JSON document was printed; standard output is one for the whole process as well.
+static DOCUMENT_PRINTED: AtomicBool = AtomicBool::new(false);
 
 /// Where a command speaks.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +46,7 @@ pub fn refused<T>(text: impl Into<String>) -> Result<T, Failure> {
 impl Out {
     /// For this process.
     pub fn new(json: bool, no_colour: bool) -> Self {
+        DOCUMENT_PRINTED.store(false, Ordering::Relaxed);
         Out { json, terminal: std::io::stderr().is_terminal() && !no_colour }
     }
 
@@ -57,8 +64,30 @@ impl Out {
 
     /// The one JSON document.
     pub fn document(self, value: &impl serde::Serialize) -> Outcome {
-        self.data(serde_json::to_string_pretty(value)?);
+        let text = serde_json::to_string_pretty(value)?;
+        if !DOCUMENT_PRINTED.swap(true, Ordering::Relaxed) {
+            self.data(text);
+        }
         Ok(())
+    }
+
+    /// How the command failed: for people on standard error, and as the document where there is none yet.
+    pub fn failed(self, text: &str) {
+        self.say(text);
+        if self.json {
+            let text = text.trim_start_matches("error: ");
+            let (message, hint) = text.split_once("\nhint: ").map_or((text, None), |(message, hint)| (message, Some(hint)));
+            let _ = self.document(&serde_json::json!({ "error": message, "hint": hint }));
+        }
+    }
+
+    /// The problems found in what somebody wrote, with the places, and how many they are.
+    pub fn problems(self, problems: &Problems, message: String) -> Failure {
+        self.say(problems.render(self.terminal).trim_end());
+        if self.json {
+            let _ = self.document(&serde_json::json!({ "error": message, "hint": null, "problems": problems.list }));
+        }
+        Failure::Failed(anyhow::Error::msg(message))
     }
 
     /// Talk, on standard error.
@@ -66,16 +95,32 @@ impl Out {
         let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
     }
 
-    /// A progress bar of `total` steps; hidden when nobody watches.
+    /// A progress bar of `total` steps (0: not known yet); hidden when nobody watches.
     pub fn bar(self, total: u64, what: &str) -> ProgressBar {
         let target = if self.terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
-        let style = ProgressStyle::with_template("{prefix:>12} {bar:32} {human_pos}/{human_len} {per_sec} {eta} {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        let bar = ProgressBar::with_draw_target((total > 0).then_some(total), target);
+        let style = ProgressStyle::with_template("{prefix:>18} {bar:32} {human_pos}/{human_len}, {rate}, {eta} left {msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", whole_rate));
         bar.set_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
         bar
     }
+}
+
+/// Steps a second, without decimals.
+fn whole_rate(state: &ProgressState, text: &mut dyn std::fmt::Write) {
+    let _ = write!(text, "{:.0}/s", state.per_sec());
+}
+
+/// `1 contact`, `2 contacts`; the number with its noun, which takes an `s`.
+pub fn counted(count: impl Into<i128>, noun: &str) -> String {
+    let count = count.into();
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time of the JSON documents as people read it: to the second, in UTC.
+pub fn shown(time: &str) -> String {
+    time.get(..19).map_or_else(|| time.to_owned(), |seconds| seconds.replace('T', " "))
 }
 
 /// Rows under headings, in plain columns.

@@ -36,9 +36,9 @@ enum Format {
 
 /// Prints a campaign's mail exactly as one person would get it. Nothing is sent or counted.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  optin preview weekly --to mei@tea.example --format html > mail.html\n  optin preview weekly --to mei@tea.example --format text"
-)]
+#[command(after_help = "Nothing is sent and nothing counted; its links lead nowhere in particular.\n\n\
+        Examples:\n  optin preview weekly --to mei@tea.example --format text\n  \
+        optin preview weekly --to mei@tea.example --format html --output mail.html")]
 pub struct Preview {
     /// The campaign.
     campaign: String,

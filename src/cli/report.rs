@@ -1,13 +1,15 @@
 //! `optin report CAMPAIGN`
 
-use super::out::{Outcome, table};
+use super::out::{Outcome, counted, table};
 use super::{Context, refused};
 use crate::campaign::ops as runs;
 use crate::report::campaign_report;
 
 /// A campaign in numbers. People and machines are told apart.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  optin report weekly\n  optin report weekly --run 123 --json")]
+#[command(
+    after_help = "Opens and clicks by machines (link scanners, mail proxies) are counted apart.\n\nExamples:\n  optin report weekly\n  optin report weekly --run 123 --json"
+)]
 pub struct Report {
     /// The campaign.
     campaign: String,
@@ -68,7 +70,10 @@ pub(super) fn render(report: &crate::report::CampaignReport) -> String {
         vec!["unsubscribed".to_owned(), report.unsubscribed.to_string(), share(report.unsubscribed)],
         vec!["complained".to_owned(), report.complained.to_string(), share(report.complained)],
     ]);
-    let mut out = format!("{} ({} run{})\n", report.campaign, report.runs.len(), if report.runs.len() == 1 { "" } else { "s" });
+    if report.runs.is_empty() {
+        return format!("{} was not sent yet", report.campaign);
+    }
+    let mut out = format!("{} ({})\n", report.campaign, counted(report.runs.len() as i64, "run"));
     out.push_str(&table(&["", "number", "of delivered"], rows));
     if !report.clicks.by_link.is_empty() {
         let rows = report

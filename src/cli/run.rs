@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::Context;
-use super::out::{Failure, Outcome, refused, table};
+use super::out::{Failure, Outcome, counted, refused, shown, table};
 use crate::campaign::ops::{self as runs, CommandError};
 use crate::campaign::{Command, Run};
 use crate::delivery::{self, State};
@@ -25,33 +25,39 @@ pub struct RunCommand {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Runs, newest first.
+    #[command(after_help = "Examples:\n  optin run list\n  optin run list --campaign weekly --json")]
     List {
         /// Of this campaign only.
         #[arg(long)]
         campaign: Option<String>,
     },
     /// One run: counts, and every mail that is in doubt, bounced or failed, by name.
+    #[command(after_help = "Example (`optin run list` shows the ids):\n  optin run show 382929593939529831")]
     Show {
         /// Its id.
         run: i64,
     },
     /// Stop for now; noticed within a second, also by other nodes.
+    #[command(after_help = "Example (`optin run list` shows the ids):\n  optin run pause 382929593939529831")]
     Pause {
         /// Its id.
         run: i64,
     },
     /// Go on.
+    #[command(after_help = "Example (`optin run list` shows the ids):\n  optin run resume 382929593939529831")]
     Resume {
         /// Its id.
         run: i64,
     },
     /// End it; what has not left stays unsent.
+    #[command(after_help = "Example (`optin run list` shows the ids):\n  optin run cancel 382929593939529831")]
     Cancel {
         /// Its id.
         run: i64,
     },
     /// Settle the mails whose SMTP reply was pending at a crash.
-    #[command(after_help = "Without an option they are sent again, with the same Message-ID.")]
+    #[command(after_help = "Without an option they are sent again, with the same Message-ID.\n\n\
+        Examples:\n  optin run release-doubtful 382929593939529831\n  optin run release-doubtful 382929593939529831 --as-sent")]
     ReleaseDoubtful {
         /// Its id.
         run: i64,
@@ -87,10 +93,17 @@ async fn list(context: &Context, instance: &Instance, campaign: Option<&str>) ->
     let rows = summaries
         .into_iter()
         .map(|run| {
-            vec![run.run.to_string(), run.campaign, run.state.to_owned(), run.scheduled_at, run.audience.to_string(), run.sent.to_string()]
+            vec![
+                run.run.to_string(),
+                run.campaign,
+                run.state.to_owned(),
+                shown(&run.scheduled_at),
+                run.audience.to_string(),
+                run.sent.to_string(),
+            ]
         })
         .collect();
-    context.out.data(table(&["run", "campaign", "state", "due", "audience", "sent"], rows));
+    context.out.data(table(&["run", "campaign", "state", "due (UTC)", "audience", "sent"], rows));
     Ok(())
 }
 
@@ -172,6 +185,6 @@ async fn release(context: &Context, instance: &Instance, id: i64, as_sent: bool)
         return context.out.document(&json!({ "run": id, "campaign": run.campaign, "state": state, "released": released }));
     }
     let what = if as_sent { "taken as sent" } else { "due again; `optin send` or `optin serve` sends them" };
-    context.out.data(format!("{released} doubtful mails of run {id} are {what}"));
+    context.out.data(format!("{} of run {id}: {what}", counted(released as i64, "doubtful mail")));
     Ok(())
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Context;
 use super::contact::fields;
-use super::out::{Failure, Outcome, table};
+use super::out::{Failure, Outcome, counted, table};
 use crate::instance::Instance;
 use crate::segment::{self, Rule};
 
@@ -18,6 +18,7 @@ pub struct SegmentCommand {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Every segment of segments.toml with its size now.
+    #[command(after_help = "Example:\n  optin segment list")]
     List,
     /// How many contacts a segment or an expression picks.
     #[command(
@@ -27,7 +28,10 @@ enum Action {
         /// A segment's name or an expression.
         rule: String,
     },
-    /// Who they are.
+    /// Who they are: their addresses, or with --json also what is known about them.
+    #[command(
+        after_help = "Examples:\n  optin segment members taipei-regulars\n  optin segment members \"vip and not opened(within: 6mo)\" --limit 20 --json"
+    )]
     Members {
         /// A segment's name or an expression.
         rule: String,
@@ -88,7 +92,7 @@ impl SegmentCommand {
 /// A rule from the command line, or its mistakes with a caret.
 fn checked(context: &Context, instance: &Instance, source: &str) -> Result<Rule, Failure> {
     segment::rule(source, &instance.catalog).map_err(|errors| {
-        context.out.say(segment::problems("expression", source, &errors).render(context.out.terminal).trim_end());
-        Failure::Failed(anyhow::anyhow!("the expression has {} mistake{}", errors.len(), if errors.len() == 1 { "" } else { "s" }))
+        let message = format!("the expression has {}", counted(errors.len() as i64, "mistake"));
+        context.out.problems(&segment::problems("expression", source, &errors), message)
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use tokio::sync::watch;
 
-use super::out::{Failure, Outcome};
+use super::out::{Failure, Out, Outcome, shown};
 use super::{Context, known_campaign};
 use crate::campaign::ops as runs;
 use crate::campaign::schedule::parse_local;
@@ -20,9 +20,10 @@ use crate::worker::{Ending, PassOptions, RunError, Worker, start_run};
 
 /// Sends a campaign now, in the foreground, to its end.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Goes on with an unfinished run of the campaign. A finished run is not repeated without --again.\n\
-    Exit code 1 where the run is not done yet (mails deferred, relay down, paused) or could not start.\n\n\
-    Examples:\n  optin send weekly\n  optin send weekly --at 2026-12-01T09:00   # `optin serve` sends it then\n  optin send weekly --again --json")]
+#[command(after_help = "Goes on with an unfinished run of the campaign. A finished run is not repeated\n\
+    without --again. Exit code 1 where the run is not done yet (mails deferred, relay\n\
+    down, paused) or could not start. Ctrl-C stops; the same command goes on.\n\n\
+    Examples:\n  optin send weekly\n  optin send weekly --at 2026-12-01T09:00\n  optin send weekly --again --json")]
 pub struct Send {
     /// The campaign.
     campaign: String,
@@ -40,12 +41,16 @@ pub struct Send {
 
 impl Send {
     pub(super) async fn run(self, context: &Context) -> Outcome {
-        let instance = context.instance().await?;
+        let instance = context.instance_logging("error").await?;
         known_campaign(&instance, &self.campaign)?;
         let at = self.at.as_deref().map(|text| start_time(&instance, &self.campaign, text)).transpose()?;
         let (run, new) = start_run(&instance, &self.campaign, self.again, at).await.map_err(failure)?;
         if at.is_some_and(|at| at > context.clock.now()) {
-            context.out.say(format!("Run {} is scheduled for {}; `optin serve` sends it then.", run.id, run.scheduled_at));
+            context.out.say(format!(
+                "Run {} is scheduled for {} UTC; `optin serve` sends it then.",
+                run.id,
+                shown(&run.scheduled_at.to_string())
+            ));
             return finish(context, &instance, run.id).await;
         }
         if run.state.is_final() {
@@ -86,7 +91,7 @@ pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run
     let worker = Worker::start(instance.clone()).await.map_err(failure)?;
     let progress = Arc::new(Progress::default());
     let bar = context.out.bar(0, &run.campaign);
-    let drawing = tokio::spawn(draw(bar.clone(), instance.clone(), run.id, progress.clone()));
+    let drawing = tokio::spawn(draw(context.out, bar.clone(), instance.clone(), run.id, progress.clone()));
     let outcome = drive_until(instance, &worker, run, &progress, stopped, i64::from(wait_seconds) * SECOND).await;
     drawing.abort();
     bar.finish_and_clear();
@@ -96,7 +101,8 @@ pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run
         Ok(Left::Signal) => Err(Failure::Refused("Stopped. The same command goes on where this one stopped.".to_owned())),
         Ok(Left::Ended) => Err(Failure::Refused("The run was paused, cancelled or ended by somebody else.".to_owned())),
         Ok(Left::Later(due)) => Err(Failure::Refused(format!(
-            "Some mails are deferred; the next try is due at {due}.\nhint: `optin serve` tries them again, and so does the same command later"
+            "Some mails are deferred; the next try is due at {} UTC\nhint: `optin serve` tries them again, and so does the same command later",
+            shown(&due.to_string())
         ))),
         Ok(Left::RelayDown(problem)) => Err(Failure::Refused(format!(
             "The relay is out of reach, the run waits and nobody was lost: {problem}\nhint: the same command goes on"
@@ -185,16 +191,26 @@ async fn lose_patience(
     }
 }
 
-async fn draw(bar: ProgressBar, instance: Arc<Instance>, run_id: i64, progress: Arc<Progress>) {
+async fn draw(out: Out, bar: ProgressBar, instance: Arc<Instance>, run_id: i64, progress: Arc<Progress>) {
+    let mut said = None;
+    let mut audience = 0;
     loop {
-        if let Ok(Some(run)) = runs::run(&mut instance.db.clone(), run_id).await {
-            bar.set_length(run.audience.max(0) as u64);
+        if audience == 0
+            && let Ok(Some(run)) = runs::run(&mut instance.db.clone(), run_id).await
+            && run.audience > 0
+        {
+            audience = run.audience;
+            bar.set_length(audience.unsigned_abs());
         }
-        for _ in 0..10 {
-            bar.set_position(moved(&progress));
-            bar.set_message(progress.problem().map_or_else(String::new, |problem| format!("waiting: {problem}")));
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        bar.set_position(moved(&progress));
+        let problem = progress.problem();
+        // Without a bar a new problem is a line of its own.
+        if !out.terminal && problem.is_some() && problem != said {
+            out.say(format!("Waiting: {}", problem.as_deref().unwrap_or_default()));
+            said.clone_from(&problem);
         }
+        bar.set_message(problem.map_or_else(String::new, |problem| format!("waiting: {problem}")));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -223,6 +239,11 @@ fn print(context: &Context, summary: &RunSummary) -> Outcome {
         if count > 0 || name == "audience" || name == "sent" {
             context.out.data(format!("  {name:<10} {count:>9}"));
         }
+    }
+    if summary.audience == 0 {
+        context
+            .out
+            .say("Nobody was picked: is anybody subscribed to its topic, and does the audience fit anybody? See `optin segment list`.");
     }
     for (reason, count) in &summary.skipped {
         context.out.data(format!("  {:<10} {count:>9}  ({reason})", "skipped"));

@@ -1,7 +1,7 @@
 //! `optin serve`
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -20,14 +20,16 @@ use crate::worker;
 
 /// Runs schedules, sender and web until SIGTERM, then drains.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Prints one line with its address when it is ready. SIGTERM or Ctrl-C: conversations end, claims are returned,\n\
-    recorded hits are kept; a second signal ends at once.\n\n\
-    Examples:\n  optin serve\n  optin serve --dev-inbox      # catches all mail in a page under /inbox, sends nothing out\n  optin serve --only web")]
+#[command(after_help = "Prints one line with its address when it is ready. SIGTERM or Ctrl-C: conversations\n\
+    end, claims are returned, recorded hits are kept; a second signal ends at once.\n\n\
+    Examples:\n  optin serve\n  optin serve --dev-inbox\n  optin serve --only web")]
 pub struct Serve {
     /// Only these parts: web, worker.
     #[arg(long, value_delimiter = ',', value_name = "PARTS")]
     only: Vec<Part>,
-    /// Catch all mail in a built-in inbox on loopback instead of the configured relay.
+    /// Catch all mail in a built-in inbox of this machine, with a page under /inbox; nothing leaves.
+    /// It takes the place of the relay of [smtp] where that is on this machine, so that `optin send`
+    /// from another terminal reaches it too.
     #[arg(long)]
     dev_inbox: bool,
 }
@@ -47,6 +49,7 @@ impl Serve {
         let parts: BTreeSet<Part> =
             if self.only.is_empty() { [Part::Web, Part::Worker].into() } else { self.only.iter().copied().collect() };
         let inbox = if self.dev_inbox { Some(dev_inbox(context, &mut config).await?) } else { None };
+        let with_inbox = inbox.is_some();
         let listen = config.site.listen;
         let instance = Arc::new(Instance::open(config, context.clock.clone(), context.entropy.clone()).await?);
         let (stop, stopped) = watch::channel(false);
@@ -60,9 +63,12 @@ impl Serve {
                 site.ended().await;
                 Ok(())
             });
-            context.out.data(format!("optin is ready at http://{address}"));
+            if with_inbox {
+                context.out.say(format!("Read it at http://{address}/inbox, the numbers at http://{address}/report."));
+            }
+            ready(context, Some(address))?;
         } else {
-            context.out.data("optin is ready (worker only)");
+            ready(context, None)?;
         }
         if parts.contains(&Part::Worker) {
             tasks.spawn(worker::work(instance.clone(), stopped.clone()));
@@ -91,10 +97,52 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Starts the built-in inbox and points the configuration at it.
 pub(super) async fn dev_inbox(context: &Context, config: &mut Config) -> Result<Inbox, Failure> {
-    let inbox = Inbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), context.clock.clone()).await?;
+    let configured = loopback_relay(&config.smtp.url.value);
+    let inbox = match configured {
+        Some(address) => Inbox::start(address, context.clock.clone()).await.ok(),
+        None => None,
+    };
+    let (inbox, others) = match inbox {
+        Some(inbox) => (inbox, "`optin send` from another terminal reaches it".to_owned()),
+        None => {
+            let inbox = Inbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), context.clock.clone()).await?;
+            let why = match configured {
+                Some(address) => format!("{address} is taken"),
+                None => "the relay of [smtp] is not a plain one on this machine".to_owned(),
+            };
+            let others = format!("{why}, so other commands reach it with OPTIN_SMTP__URL='smtp://{}?tls=none'", inbox.address());
+            (inbox, others)
+        }
+    };
     config.smtp.url.value = format!("smtp://{}?tls=none", inbox.address());
-    context.out.say("All mail goes to the built-in inbox; nothing leaves this machine.");
+    context.out.say(format!("Mail goes to the built-in inbox at {}; {others}.", inbox.address()));
     Ok(inbox)
+}
+
+/// Where the configured relay listens, when it is on this machine and speaks plain SMTP: then the inbox
+/// can stand in for it.
+fn loopback_relay(url: &str) -> Option<SocketAddr> {
+    let url = url::Url::parse(url).ok().filter(|url| url.scheme() == "smtp" && url.username().is_empty())?;
+    if url.query_pairs().any(|(key, value)| key == "tls" && value == "required") {
+        return None;
+    }
+    // Without a special scheme the URL's host is plain text.
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    let ip: IpAddr = if host == "localhost" { Ipv4Addr::LOCALHOST.into() } else { host.parse().ok()? };
+    ip.is_loopback().then(|| SocketAddr::new(ip, url.port().unwrap_or(25)))
+}
+
+/// The one line that says that everything runs.
+fn ready(context: &Context, address: Option<SocketAddr>) -> Outcome {
+    let url = address.map(|address| format!("http://{address}"));
+    if context.out.json {
+        return context.out.document(&serde_json::json!({ "ready": true, "url": url }));
+    }
+    context.out.data(match url {
+        Some(url) => format!("optin is ready at {url}"),
+        None => "optin is ready (worker only)".to_owned(),
+    });
+    Ok(())
 }
 
 /// The web part, running.

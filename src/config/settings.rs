@@ -18,8 +18,8 @@ const MAX_RETRY_HOURS: u32 = 240;
 const MAX_RETRY_SECONDS: u32 = 86_400;
 /// Steps of the retry schedule.
 const MAX_RETRY_STEPS: usize = 20;
-/// The default waits: soon, then ever more slowly (RFC 5321 4.5.4.1).
-const RETRY_SECONDS: [u32; 5] = [300, 900, 3_600, 7_200, 14_400];
+/// The default waits: soon enough for most greylists, then ever more slowly (RFC 5321 4.5.4.1).
+const RETRY_SECONDS: [u32; 6] = [30, 300, 900, 3_600, 7_200, 14_400];
 
 /// What `optin.toml` says; `None` where a required value is missing or wrong.
 pub(super) struct Settings {

@@ -43,7 +43,9 @@ fn addresses_are_accepted_as_a_sign_up_form_should() {
         }
         if let Ok(address) = result {
             assert!(!address.wire().chars().any(char::is_control), "{:?}", case.address);
-            assert_eq!(Address::parse(address.wire()).as_ref(), Ok(&address));
+            // Needless quotes go on the way out, so only what names the mailbox has to come back the same.
+            let again = Address::parse(address.wire()).unwrap_or_else(|error| panic!("{:?}: {error}", address.wire()));
+            assert_eq!((again.wire(), again.key()), (address.wire(), address.key()));
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));

@@ -92,7 +92,7 @@ fn defaults_stand_under_the_files() {
     assert_eq!((config.site.url.value.as_str(), config.site.listen.port()), ("https://news.tea.example", 8080));
     assert_eq!(config.database_url.value, "sqlite://optin.db");
     assert_eq!((config.smtp.connections, config.smtp.timeout_seconds), (20, 60));
-    assert_eq!((config.delivery.retry_hours, config.delivery.retry_seconds.len()), (72, 5));
+    assert_eq!((config.delivery.retry_hours, config.delivery.retry_seconds.len()), (72, 6));
     assert_eq!((config.log.level.as_str(), config.log.json), ("info", false));
 }
 

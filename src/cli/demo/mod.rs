@@ -25,6 +25,7 @@ use crate::report::campaign_report;
 use crate::telemetry;
 use crate::web::inbox::Inbox;
 use crate::worker::start_run;
+use visitors::{Memory, Who};
 
 /// The two campaigns of the example instance that the demo sends.
 const NEWSLETTER: &str = "spring-leaves";
@@ -34,8 +35,10 @@ const WAIT_SECONDS: u32 = 10;
 
 /// Shows the whole job: import, send into a built-in inbox, opens, clicks, a second campaign, report.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Works in a folder of its own and sends nothing out of this machine. In a terminal it stays up for a look\n\
-    around until Ctrl-C; otherwise it ends by itself.\n\nExamples:\n  optin demo\n  optin demo --keep      # and keeps the folder, to go on with it")]
+#[command(after_help = "Works in a temporary folder and sends nothing out of this machine. In a terminal it\n\
+    stays up for a look around until Ctrl-C; otherwise it ends by itself. With --keep the\n\
+    folder is made here and stays, to go on with it.\n\n\
+    Examples:\n  optin demo\n  optin demo --contacts 20000\n  optin demo --keep")]
 pub struct Demo {
     /// Keep the folder with the instance and its database.
     #[arg(long)]
@@ -71,26 +74,18 @@ impl Demo {
 
         self.import(context, &instance, folder).await?;
         self.send(context, &instance, NEWSLETTER).await?;
-        context.clock.advance(2 * HOUR);
-        let bar = out.bar(0, "recipients");
-        let memory = visitors::act(&inbox, address, 0, &context.entropy, &bar).await?;
-        bar.finish_and_clear();
-        site.flush().await;
+        let (scanned, read) = self.recipients(context, &inbox, &site, address, 0).await?;
         out.say(format!(
-            "Two hours later: {} opened, {} followed a link, {} unsubscribed, {} scanners fetched everything.\n",
-            memory.opened.into_inner(),
-            memory.clicked.into_inner(),
-            memory.left.into_inner(),
-            memory.scanned.into_inner()
+            "Two hours later: {} opened, {} followed a link, {} unsubscribed; {} scanners fetched every link.\n",
+            read.opened.into_inner(),
+            read.clicked.into_inner(),
+            read.left.into_inner(),
+            scanned.scanned.into_inner()
         ));
         context.clock.advance(DAY);
         let before = inbox.messages().iter().map(|mail| mail.id).max().unwrap_or(0);
         self.send(context, &instance, OFFER).await?;
-        context.clock.advance(2 * HOUR);
-        let bar = out.bar(0, "recipients");
-        visitors::act(&inbox, address, before, &context.entropy, &bar).await?;
-        bar.finish_and_clear();
-        site.flush().await;
+        self.recipients(context, &inbox, &site, address, before).await?;
 
         self.report(context, &instance, address).await?;
         if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
@@ -128,9 +123,28 @@ impl Demo {
         if let Some(run) = runs::run(db, run.id).await? {
             let summary = crate::report::run_summary(db, &run).await?;
             let left_out: i64 = summary.excluded.values().sum::<i64>() + summary.skipped.values().sum::<i64>();
-            context.out.say(format!("Sent `{campaign}` to {} of them; {left_out} left out for want of permission.", summary.sent));
+            context.out.say(format!("Sent `{campaign}` to {} of them; {left_out} left out who no longer want it.", summary.sent));
         }
         Ok(())
+    }
+
+    /// Scanners at once, people two hours later; what they did is recorded when this returns.
+    async fn recipients(
+        &self,
+        context: &Context,
+        inbox: &Inbox,
+        site: &Site,
+        address: SocketAddr,
+        since: u64,
+    ) -> Result<(Memory, Memory), Failure> {
+        let bar = context.out.bar(0, "recipients");
+        let scanned = visitors::act(Who::Scanners, inbox, address, since, &context.entropy, &bar).await?;
+        bar.reset();
+        context.clock.advance(2 * HOUR);
+        let read = visitors::act(Who::People, inbox, address, since, &context.entropy, &bar).await?;
+        bar.finish_and_clear();
+        site.flush().await;
+        Ok((scanned, read))
     }
 
     async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr) -> Outcome {

@@ -38,8 +38,18 @@ pub(super) struct Memory {
     pub scanned: AtomicU64,
 }
 
-/// Lets every recipient of these mails act once.
+/// Who acts on a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Gateways that look at every link, right after delivery.
+    Scanners,
+    /// The people it was written for, later.
+    People,
+}
+
+/// Lets the recipients of the mails after `since` act once.
 pub(super) async fn act(
+    who: Who,
     inbox: &Inbox,
     address: std::net::SocketAddr,
     since: u64,
@@ -49,16 +59,22 @@ pub(super) async fn act(
     let mails: Vec<Arc<Received>> = inbox.messages().into_iter().filter(|mail| mail.id > since).collect();
     bar.set_length(mails.len() as u64);
     let memory = Arc::new(Memory::default());
+    // What somebody does follows from the address, not from who else acts just now.
+    let salt = entropy.u64();
     let mails = Arc::new(std::sync::Mutex::new(mails));
     let mut people = tokio::task::JoinSet::new();
     for _ in 0..AT_A_TIME {
-        let (mails, memory, entropy, bar) = (mails.clone(), memory.clone(), entropy.clone(), bar.clone());
+        let (mails, memory, bar) = (mails.clone(), memory.clone(), bar.clone());
         people.spawn(async move {
             let mut browser = Browser::connect(address).await?;
             loop {
                 let next = mails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
                 let Some(mail) = next else { return anyhow::Ok(()) };
-                one_person(&mut browser, &mail, &entropy, &memory).await?;
+                let chances = Entropy::seeded(salt ^ number(&mail.to.concat()));
+                match who {
+                    Who::Scanners => one_scanner(&mut browser, &mail, &chances, &memory).await?,
+                    Who::People => one_person(&mut browser, &mail, &chances, &memory).await?,
+                }
                 bar.inc(1);
             }
         });
@@ -69,19 +85,32 @@ pub(super) async fn act(
     Ok(Arc::into_inner(memory).unwrap_or_default())
 }
 
-async fn one_person(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
+/// A text as a number (FNV-1a).
+fn number(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+async fn one_scanner(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
+    if !entropy.chance(SCANNED) {
+        return Ok(());
+    }
     let links = Links::read(mail);
     browser.agent = AGENTS[entropy.below(AGENTS.len() as u64) as usize];
-    if entropy.chance(SCANNED) {
-        for link in &links.clicks {
-            browser.get(link).await?;
-        }
-        browser.get(&links.unsubscribe).await?;
-        memory.scanned.fetch_add(1, Ordering::Relaxed);
+    for link in &links.clicks {
+        browser.get(link).await?;
     }
+    // It follows the unsubscribe link as well: a GET that withdraws nobody.
+    browser.get(&links.unsubscribe).await?;
+    memory.scanned.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+async fn one_person(browser: &mut Browser, mail: &Received, entropy: &Entropy, memory: &Memory) -> anyhow::Result<()> {
     if !entropy.chance(OPENS) {
         return Ok(());
     }
+    let links = Links::read(mail);
+    browser.agent = AGENTS[entropy.below(AGENTS.len() as u64) as usize];
     browser.get(&links.pixel).await?;
     memory.opened.fetch_add(1, Ordering::Relaxed);
     if entropy.chance(CLICKS) && !links.clicks.is_empty() {
