@@ -5,8 +5,10 @@
 mod support;
 
 mod addresses;
+mod cli;
 mod config;
 mod confirm;
+mod demo;
 mod example;
 mod harness;
 mod import;
