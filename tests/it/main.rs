@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod confirm;
 mod demo;
+mod corpora;
 mod example;
 mod harness;
 mod import;
