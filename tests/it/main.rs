@@ -5,9 +5,11 @@
 mod support;
 
 mod addresses;
+mod cli;
 mod config;
 mod confirm;
 mod corpora;
+mod demo;
 mod example;
 mod harness;
 mod import;

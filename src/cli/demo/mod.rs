@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
 
@@ -56,13 +57,15 @@ impl Demo {
         let folder = Folder::make(context, self.keep)?;
         let outcome = self.show(context, &folder.path).await;
         if self.keep {
-            context.out.say(format!("Kept in {}", folder.path.display()));
+            context.out.say(format!("Kept. Go on with: cd {} && optin report {NEWSLETTER}", folder.path.display()));
         }
         outcome
     }
 
     async fn show(&self, context: &Context, folder: &Path) -> Outcome {
         let out = context.out;
+        // Drawn before anything runs side by side, so that a seed repeats the whole story.
+        let salts = [context.entropy.u64(), context.entropy.u64()];
         let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))).await?;
         let address = listener.local_addr()?;
         let inbox = Inbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), context.clock.clone()).await?;
@@ -74,20 +77,20 @@ impl Demo {
 
         self.import(context, &instance, folder).await?;
         self.send(context, &instance, NEWSLETTER).await?;
-        let (scanned, read) = self.recipients(context, &inbox, &site, address, 0).await?;
+        let (scanned, read) = self.recipients(context, &inbox, &site, address, 0, salts[0]).await?;
         out.say(format!(
             "Two hours later: {} opened, {} followed a link, {} unsubscribed; {} scanners fetched every link.\n",
-            read.opened.into_inner(),
-            read.clicked.into_inner(),
-            read.left.into_inner(),
+            read.opened.load(Ordering::Relaxed),
+            read.clicked.load(Ordering::Relaxed),
+            read.left.load(Ordering::Relaxed),
             scanned.scanned.into_inner()
         ));
         context.clock.advance(DAY);
         let before = inbox.messages().iter().map(|mail| mail.id).max().unwrap_or(0);
         self.send(context, &instance, OFFER).await?;
-        self.recipients(context, &inbox, &site, address, before).await?;
+        self.recipients(context, &inbox, &site, address, before, salts[1]).await?;
 
-        self.report(context, &instance, address).await?;
+        self.report(context, &instance, address, &read).await?;
         if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
             out.say("\nHave a look around; Ctrl-C ends the demo.");
             let _ = context.stop.clone().wait_for(|stop| *stop).await;
@@ -136,25 +139,35 @@ impl Demo {
         site: &Site,
         address: SocketAddr,
         since: u64,
+        salt: u64,
     ) -> Result<(Memory, Memory), Failure> {
         let bar = context.out.bar(0, "recipients");
-        let scanned = visitors::act(Who::Scanners, inbox, address, since, &context.entropy, &bar).await?;
+        let scanned = visitors::act(Who::Scanners, inbox, address, since, salt, &bar).await?;
         bar.reset();
         context.clock.advance(2 * HOUR);
-        let read = visitors::act(Who::People, inbox, address, since, &context.entropy, &bar).await?;
+        let read = visitors::act(Who::People, inbox, address, since, salt, &bar).await?;
         bar.finish_and_clear();
         site.flush().await;
         Ok((scanned, read))
     }
 
-    async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr) -> Outcome {
+    async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr, first: &Memory) -> Outcome {
         let db = &mut instance.db.clone();
-        let mut reports = Vec::new();
+        let (mut reports, mut summaries) = (Vec::new(), Vec::new());
         for campaign in [NEWSLETTER, OFFER] {
+            for run in runs::list(db, Some(campaign), 1).await? {
+                summaries.push(crate::report::run_summary(db, &run).await?);
+            }
             reports.push(campaign_report(db, campaign, None).await?);
         }
         if context.out.json {
             return context.out.document(&serde_json::json!({
+                "recipients": {
+                    "opened": first.opened.load(Ordering::Relaxed),
+                    "clicked": first.clicked.load(Ordering::Relaxed),
+                    "unsubscribed": first.left.load(Ordering::Relaxed),
+                },
+                "runs": summaries,
                 "reports": reports,
                 "report_url": format!("http://{address}/report"),
                 "inbox_url": format!("http://{address}/inbox"),

@@ -47,20 +47,19 @@ pub(super) enum Who {
     People,
 }
 
-/// Lets the recipients of the mails after `since` act once.
+/// Lets the recipients of the mails after `since` act once. What somebody does follows from `salt` and
+/// the address, not from who else acts just now.
 pub(super) async fn act(
     who: Who,
     inbox: &Inbox,
     address: std::net::SocketAddr,
     since: u64,
-    entropy: &Entropy,
+    salt: u64,
     bar: &ProgressBar,
 ) -> anyhow::Result<Memory> {
     let mails: Vec<Arc<Received>> = inbox.messages().into_iter().filter(|mail| mail.id > since).collect();
     bar.set_length(mails.len() as u64);
     let memory = Arc::new(Memory::default());
-    // What somebody does follows from the address, not from who else acts just now.
-    let salt = entropy.u64();
     let mails = Arc::new(std::sync::Mutex::new(mails));
     let mut people = tokio::task::JoinSet::new();
     for _ in 0..AT_A_TIME {
@@ -70,7 +69,7 @@ pub(super) async fn act(
             loop {
                 let next = mails.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
                 let Some(mail) = next else { return anyhow::Ok(()) };
-                let chances = Entropy::seeded(salt ^ number(&mail.to.concat()));
+                let chances = Entropy::seeded(salt ^ number(&format!("{who:?} {}", mail.to.concat())));
                 match who {
                     Who::Scanners => one_scanner(&mut browser, &mail, &chances, &memory).await?,
                     Who::People => one_person(&mut browser, &mail, &chances, &memory).await?,
