@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
 use crate::clock::{Clock, Time};
-use crate::config::{self, Campaign, Config, Environment, Located, Place, Problem, Problems, When};
+use crate::config::{self, Campaign, Config, Draft, Environment, Located, Place, Problem, Problems, When};
 use crate::contact::{self, Schema};
 use crate::content::{self, ContentProblem, Part};
 use crate::db::{Db, DbError, OpenOptions};
@@ -65,13 +65,10 @@ pub fn sources(environment: &Environment) -> Result<(Clock, Entropy), String> {
 
 /// Loads the files and checks them across all rooms. Every mistake of every file comes at once.
 pub fn load_checked(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
-    match config::load(dir, environment) {
-        Ok(config) => {
-            let list = check(&config);
-            if list.is_empty() { Ok(config) } else { Err(Problems::new(list, config.sources)) }
-        }
-        Err(problems) => Err(problems),
-    }
+    let mut draft = config::draft(dir, environment)?;
+    let found = check(&draft);
+    draft.problems.extend(found);
+    if draft.problems.is_empty() { Ok(draft.config) } else { Err(Problems::new(draft.problems, draft.config.sources)) }
 }
 
 impl Instance {
@@ -127,25 +124,32 @@ impl Instance {
     }
 }
 
-/// What only several rooms together can tell about the files.
-pub fn check(config: &Config) -> Vec<Problem> {
+/// What only several rooms together can tell about the files. Where a part is incomplete because of
+/// a mistake that is reported already, what depends on it is not blamed for that.
+pub fn check(draft: &Draft) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let catalog = Catalog::new(config);
+    let config = &draft.config;
+    let mut catalog = Catalog::new(config);
+    catalog.campaigns.extend(draft.campaign_names.iter().cloned());
+    catalog.topics.extend(draft.topic_names.iter().cloned());
     let schema = Schema::new(&config.attributes);
+    let rules = draft.attributes_whole && draft.segments_whole;
     check_site(config, &mut problems);
-    for segment in config.segments.values() {
+    for segment in config.segments.values().filter(|_| rules) {
         if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
             rule_problems(config, &segment.rule, errors, &mut problems);
         }
     }
     for campaign in config.campaigns.values() {
-        if let Some(audience) = &campaign.audience
+        if let Some(audience) = campaign.audience.as_ref().filter(|_| rules)
             && let Err(errors) = segment::rule(&audience.value, &catalog)
         {
             rule_problems(config, audience, errors, &mut problems);
         }
         check_schedule(config, campaign, &mut problems);
-        if let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema) {
+        if draft.attributes_whole
+            && let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema)
+        {
             problems.extend(errors.into_iter().map(|error| content_problem(config, campaign, error)));
         }
     }

@@ -1,6 +1,6 @@
 //! `campaigns/*.toml` and the bodies beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use super::check::{self, Complaint};
@@ -38,6 +38,12 @@ pub(super) fn read(dir: &Path, topics: &Topics, layouts: &BTreeMap<String, Sourc
         campaigns.extend(campaign.map(|campaign| (campaign.name.clone(), campaign)));
     }
     campaigns
+}
+
+/// Names of the campaigns whose files are there.
+pub(super) fn names(dir: &Path, report: &mut Report) -> BTreeSet<String> {
+    let files = files_in(&dir.join("campaigns"), report).into_iter().filter(|file| file.extension().is_some_and(|e| e == "toml"));
+    files.map(|file| stem(&file)).collect()
 }
 
 struct Reader<'a> {

@@ -7,7 +7,7 @@ use super::diagnostics::did_you_mean;
 use super::env::{PREFIX, RESERVED};
 use super::reader::{Document, Overrides, Report, Value};
 use super::settings::{checked, required};
-use super::{Config, Environment, Problems, Segment, SourceText, Topic, campaigns, check, settings};
+use super::{Config, Environment, Located, Problem, Problems, Segment, Sender, Site, SourceText, Topic, campaigns, check, settings};
 
 /// A larger file is not written by a person: 1 MiB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -16,12 +16,37 @@ const MAX_ENTRIES: usize = 10_000;
 /// The files that may lie beside `optin.toml`.
 const FILES: &[&str] = &["optin.toml", "topics.toml", "segments.toml"];
 
+/// An instance as far as it could be read, for the checks that need several rooms: a person who made
+/// two mistakes in two files should see both.
+#[derive(Debug)]
+pub struct Draft {
+    /// What could be read. Where something is wrong, it holds less than the files say, and stand-ins
+    /// for what is missing.
+    pub config: Config,
+    /// Names of campaigns whose files are there, also those that could not be read.
+    pub campaign_names: BTreeSet<String>,
+    /// Names of topics that are declared, also with a mistake.
+    pub topic_names: BTreeSet<String>,
+    /// Attributes are complete: a name that is not among them is a mistake.
+    pub attributes_whole: bool,
+    /// Segments are complete.
+    pub segments_whole: bool,
+    /// What is wrong with keys and types.
+    pub problems: Vec<Problem>,
+}
+
 /// Loads the instance in `dir` with the environment layered over it: defaults, then files, then
 /// variables. Answers everything, or every problem of every file.
 ///
 /// A relative path in `sqlite://path` is relative to the working directory, like everything a
 /// person types.
 pub fn load(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
+    let draft = draft(dir, environment)?;
+    if draft.problems.is_empty() { Ok(draft.config) } else { Err(Problems::new(draft.problems, draft.config.sources)) }
+}
+
+/// Reads as much as there is. Fails only where there is no instance at all.
+pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     let dir = shown(dir);
     let mut report = Report::default();
     let file = dir.join("optin.toml");
@@ -35,43 +60,47 @@ pub fn load(dir: &Path, environment: &Environment) -> Result<Config, Problems> {
     let document = Document::parse(&file, text.as_deref().unwrap_or(""), &mut report);
     let settings = text.as_ref().map(|_| settings::read(&document, &mut overrides, &mut report));
     let topics = read_topics(&dir, &mut report);
+    let before = report.list.len();
     let segments = read_segments(&dir, &mut report);
+    let segments_whole = report.list.len() == before;
     let layouts = read_layouts(&dir, &mut report);
     let campaigns = campaigns::read(&dir, &topics, &layouts, &mut report);
+    let campaign_names = campaigns::names(&dir, &mut Report::default());
     unknown_files(&dir, &mut report);
     if settings.is_some() {
         unknown_variables(&overrides, &mut report);
     }
-    match settings {
-        Some(settings::Settings {
-            site: Some(site),
-            sender: Some(sender),
-            database_url,
-            smtp,
-            delivery,
-            log,
-            secret,
-            retired_secrets,
-            attributes,
-        }) if report.list.is_empty() => Ok(Config {
-            dir,
-            site,
-            database_url,
-            smtp,
-            sender,
-            delivery,
-            log,
-            secret,
-            retired_secrets,
-            attributes,
-            topics: topics.entries,
-            segments,
-            campaigns,
-            layouts,
-            sources: report.sources,
+    let Some(settings) = settings else { return Err(Problems::new(report.list, report.sources)) };
+    let config = Config {
+        dir,
+        site: settings.site.unwrap_or_else(|| Site { url: Located::default_value(String::new()), listen: ([127, 0, 0, 1], 8080).into() }),
+        database_url: settings.database_url,
+        smtp: settings.smtp,
+        sender: settings.sender.unwrap_or_else(|| Sender {
+            name: String::new(),
+            email: "nobody@localhost.example".to_owned(),
+            reply_to: None,
+            postal_address: String::new(),
         }),
-        _ => Err(Problems::new(report.list, report.sources)),
-    }
+        delivery: settings.delivery,
+        log: settings.log,
+        secret: settings.secret,
+        retired_secrets: settings.retired_secrets,
+        attributes: settings.attributes,
+        topics: topics.entries,
+        segments,
+        campaigns,
+        layouts,
+        sources: report.sources,
+    };
+    Ok(Draft {
+        config,
+        campaign_names,
+        topic_names: topics.names,
+        attributes_whole: settings.attributes_whole,
+        segments_whole,
+        problems: report.list,
+    })
 }
 
 /// The folder as people write it: without `./` in front, relative to the working directory where it

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
-pub use load::load;
+pub use load::{Draft, draft, load};
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]

@@ -32,11 +32,16 @@ pub(super) struct Settings {
     pub(super) secret: Option<Located<String>>,
     pub(super) retired_secrets: Vec<String>,
     pub(super) attributes: BTreeMap<String, AttributeType>,
+    /// Nothing is wrong with the attributes: a name that is not among them is a mistake.
+    pub(super) attributes_whole: bool,
 }
 
 /// Reads the whole file; what is wrong goes into `report`.
 pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Settings {
     let mut root = document.root();
+    let before = report.list.len();
+    let attributes = attributes(root.section("attributes", report), overrides, report);
+    let attributes_whole = report.list.len() == before && !document.broken;
     let settings = Settings {
         site: site(root.section("site", report), overrides, report),
         database_url: database(root.section("database", report), overrides, report),
@@ -46,7 +51,8 @@ pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, repor
         log: log(root.section("log", report), overrides, report),
         secret: checked(&mut root, "secret", Some(overrides), check::secret, report).map(Value::located),
         retired_secrets: retired_secrets(&mut root, overrides, report),
-        attributes: attributes(root.section("attributes", report), overrides, report),
+        attributes,
+        attributes_whole,
     };
     root.finish(report);
     settings
