@@ -7,13 +7,13 @@ use jiff::tz::TimeZone;
 use super::run::{Command, Run, RunState, next_state};
 use super::schedule::{Cron, parse_local};
 use super::{Definition, sql};
-use crate::clock::{DAY, MINUTE, Time};
+use crate::clock::{DAY, Time};
 use crate::config;
 use crate::consent::Standing;
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
-pub use super::sql::{audience_counts, list, note_reason, open_runs, run};
+pub use super::sql::{audience_counts, list, note_reason, open_runs, run, run_locked};
 
 /// Contacts looked at in one transaction while an audience is written: short enough that a
 /// withdrawal never waits noticeably.
@@ -87,12 +87,17 @@ pub enum CommandError {
 /// Carries out a command; answers the new state. Repeating a command that already holds is fine.
 pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, now: Time) -> Result<RunState, CommandError> {
     let mut tx = db.begin().await?;
-    let current = sql::run(&mut tx, id).await?.ok_or(CommandError::Unknown(id))?;
+    let current = sql::run_locked(&mut tx, id).await?.ok_or(CommandError::Unknown(id))?;
     let held = match command {
         Command::Pause => current.state == RunState::Paused,
         Command::Cancel => current.state == RunState::Cancelled,
         Command::Resume => matches!(current.state, RunState::Preparing | RunState::Sending),
-        _ => false,
+        // Several workers may come to the same end: the first one writes it.
+        Command::Start => matches!(current.state, RunState::Preparing | RunState::Sending | RunState::Done),
+        Command::AudienceWritten => matches!(current.state, RunState::Sending | RunState::Done),
+        Command::Finish => current.state == RunState::Done,
+        Command::Fail => current.state == RunState::Failed,
+        Command::Reopen => current.state == RunState::Sending,
     };
     if held {
         return Ok(current.state);
@@ -176,15 +181,16 @@ impl Timing {
     }
 }
 
-/// A schedule that fires nothing notes how far it has looked no more often than this: the note is a
-/// write, and what it saves is only looking at the same stretch again.
-const NOTE_EVERY_MS: i64 = MINUTE;
+/// How often the last look at a schedule is noted: after a change of the schedule, firings of the new
+/// one that lie further back than this do not count as missed.
+const NOTE_LOOK_MS: i64 = 60 * crate::clock::SECOND;
 
-/// Whether [`due_firing`] has anything to do now: a look that writes nothing.
-pub async fn wants_look(db: &mut impl Connection, campaign: &str, timing: &Timing, now: Time) -> Result<bool, DbError> {
+/// Whether [`due_firing`] has anything to do now. Reads only, so that looking twice a second costs
+/// no write.
+pub async fn worth_a_look(db: &mut impl Connection, campaign: &str, timing: &Timing, now: Time) -> Result<bool, DbError> {
     Ok(match sql::looked_until(db, campaign).await? {
         None => true,
-        Some(since) => now.since(since) >= NOTE_EVERY_MS || timing.next_after(since).is_some_and(|next| next <= now),
+        Some(since) => now.since(since) >= NOTE_LOOK_MS || timing.next_after(since).is_some_and(|next| next <= now),
     })
 }
 

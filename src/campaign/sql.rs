@@ -38,6 +38,12 @@ pub async fn run(db: &mut impl Connection, id: i64) -> Result<Option<Run>, DbErr
     Ok(runs(db, "WHERE id = $1", args![id]).await?.pop())
 }
 
+/// A run by id, kept as it is until this transaction ends.
+pub async fn run_locked(tx: &mut Tx, id: i64) -> Result<Option<Run>, DbError> {
+    let tail = format!("WHERE id = $1 {}", tx.dialect().for_update());
+    Ok(runs(tx, &tail, args![id]).await?.pop())
+}
+
 /// All runs, newest first; of one campaign where it is named.
 pub async fn list(db: &mut impl Connection, campaign: Option<&str>, limit: i64) -> Result<Vec<Run>, DbError> {
     match campaign {
@@ -182,8 +188,7 @@ pub(super) async fn move_cursor(tx: &mut Tx, run: &Run) -> Result<(), DbError> {
 
 /// When a campaign's schedule was last looked at.
 pub(super) async fn looked_until(db: &mut impl Connection, campaign: &str) -> Result<Option<Time>, DbError> {
-    let rows = db.rows("SELECT looked_until FROM schedule WHERE campaign = $1", args![campaign]).await?;
-    rows.first().map(|row| row.get(0)).transpose()
+    db.rows("SELECT looked_until FROM schedule WHERE campaign = $1", args![campaign]).await?.first().map(|row| row.get(0)).transpose()
 }
 
 pub(super) async fn set_looked_until(tx: &mut Tx, campaign: &str, until: Time) -> Result<(), DbError> {

@@ -45,7 +45,7 @@ impl Send {
         known_campaign(&instance, &self.campaign)?;
         let at = self.at.as_deref().map(|text| start_time(&instance, &self.campaign, text)).transpose()?;
         let (run, new) = start_run(&instance, &self.campaign, self.again, at).await.map_err(failure)?;
-        if at.is_some_and(|at| at > context.clock.now()) {
+        if new && at.is_some_and(|at| at > context.clock.now()) {
             context.out.say(format!(
                 "Run {} is scheduled for {} UTC; `optin serve` sends it then.",
                 run.id,

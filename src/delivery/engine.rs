@@ -35,6 +35,8 @@ const CLAIM_BATCH: i64 = 500;
 const QUEUE_PER_SESSION: usize = 16;
 /// A relay that cannot be reached is tried again after these waits, in milliseconds.
 const RECONNECT_MS: [u64; 6] = [200, 500, 1_000, 2_000, 5_000, 15_000];
+/// How often the feeder looks whether a session is open.
+const WAIT_FOR_SESSION: Duration = Duration::from_millis(50);
 /// Reasons as counted.
 const REASON_RENDER: &str = "render_failed";
 const REASON_EXPIRED: &str = "expired";
@@ -147,11 +149,16 @@ pub async fn send_due(
     progress: &Arc<Progress>,
     stop: watch::Receiver<bool>,
 ) -> Result<PassEnd, DbError> {
+    // No more sessions than mails: a retry of three does not greet the relay twenty times.
+    let due = sql::due_up_to(&mut sender.db.clone(), context.run.id, sender.connections as i64, sender.clock.now()).await?;
+    if due == 0 {
+        return Ok(if *stop.borrow() { PassEnd::Stopped } else { PassEnd::Idle });
+    }
     let (queue, jobs) = mpsc::channel::<Job>(sender.connections * QUEUE_PER_SESSION);
     let jobs = Arc::new(Mutex::new(jobs));
     let fenced = Arc::new(AtomicBool::new(false));
     let mut sessions = tokio::task::JoinSet::new();
-    for _ in 0..sender.connections {
+    for _ in 0..due {
         let worker = SessionWorker {
             sender: sender.clone(),
             context: context.clone(),
@@ -162,10 +169,14 @@ pub async fn send_due(
             fenced: fenced.clone(),
             worker,
             previous: None,
+            again: None,
         };
         sessions.spawn(worker.run());
     }
     let fed = feed(sender, context, journal, worker, progress, &stop, &fenced, queue).await;
+    if fed.is_err() {
+        tracing::warn!(run = context.run.id, "no more mails can be claimed; those claimed are still sent");
+    }
     while let Some(finished) = sessions.join_next().await {
         if let Err(error) = finished {
             tracing::error!(%error, "a session task panicked; its claim returns when the worker retires");
@@ -178,9 +189,7 @@ pub async fn send_due(
         left.push(job.row.id);
     }
     if !left.is_empty() {
-        let mut tx = sender.db.begin().await?;
-        sql::return_claims(&mut tx, worker, Some(&left), sender.clock.now()).await?;
-        tx.commit().await?;
+        give_back(sender, worker, &left).await?;
     }
     fed?;
     if fenced.load(Ordering::Relaxed) {
@@ -210,8 +219,8 @@ async fn feed(
         // While no session is open nothing is consumed: the run waits, and says so.
         if progress.sessions.load(Ordering::Relaxed) == 0 {
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
-                _ = stop.changed() => {}
+                () = tokio::time::sleep(WAIT_FOR_SESSION) => {}
+                () = stopped(&mut stop) => {}
             }
             if queue.is_closed() {
                 return Ok(());
@@ -221,7 +230,10 @@ async fn feed(
             }
             continue;
         }
-        let claimed = claim(sender, context, worker, batch).await?;
+        let Some(claimed) = claim(sender, context, worker, batch).await? else {
+            fenced.store(true, Ordering::Relaxed);
+            return Ok(());
+        };
         if claimed.rows == 0 {
             return Ok(());
         }
@@ -231,18 +243,29 @@ async fn feed(
                 fenced.store(true, Ordering::Relaxed);
             }
         }
-        for job in claimed.jobs {
+        let mut jobs = claimed.jobs.into_iter();
+        let mut unsent = Vec::new();
+        for job in jobs.by_ref() {
             let id = job.row.id;
             tokio::select! {
-                sent = queue.send(job) => if sent.is_err() { return Ok(()) },
-                () = stopped(&mut stop) => {
-                    let mut tx = sender.db.begin().await?;
-                    sql::return_claims(&mut tx, worker, Some(&[id]), sender.clock.now()).await?;
-                    tx.commit().await?;
-                }
+                sent = queue.send(job) => if sent.is_ok() { continue },
+                () = stopped(&mut stop) => {}
             }
+            unsent.push(id);
+            break;
+        }
+        if !unsent.is_empty() {
+            unsent.extend(jobs.map(|job| job.row.id));
+            return give_back(sender, worker, &unsent).await;
         }
     }
+}
+
+/// Returns claims of which nothing was handed over.
+async fn give_back(sender: &Sender, worker: i64, ids: &[i64]) -> Result<(), DbError> {
+    let mut tx = sender.db.begin().await?;
+    sql::return_claims(&mut tx, worker, Some(ids), sender.clock.now()).await?;
+    tx.commit().await
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -258,14 +281,19 @@ struct Claimed {
     refused: Vec<Outcome>,
 }
 
-/// One transaction: claims due deliveries and takes their permits.
-async fn claim(sender: &Sender, context: &RunContext, worker: i64, batch: i64) -> Result<Claimed, DbError> {
+/// One transaction: claims due deliveries and takes their permits. `None` when this worker was
+/// declared dead: nobody would ever return what it claimed.
+async fn claim(sender: &Sender, context: &RunContext, worker: i64, batch: i64) -> Result<Option<Claimed>, DbError> {
     let now = sender.clock.now();
     let mut tx = sender.db.begin().await?;
+    if !sql::holds_place(&mut tx, worker).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
     let rows = sql::claim(&mut tx, context.run.id, worker, batch, now).await?;
     if rows.is_empty() {
         tx.rollback().await?;
-        return Ok(Claimed { rows: 0, jobs: Vec::new(), refused: Vec::new() });
+        return Ok(Some(Claimed { rows: 0, jobs: Vec::new(), refused: Vec::new() }));
     }
     let ids: Vec<i64> = rows.iter().map(|row| row.contact_id).collect();
     let mut permits = Permit::take(&mut tx, context.run.topic_id, &ids).await?;
@@ -282,7 +310,7 @@ async fn claim(sender: &Sender, context: &RunContext, worker: i64, batch: i64) -
             (Some(Ok(_)) | None, _) => out.refused.push(skipped(row.id, row.attempt, "erased", None, now)),
         }
     }
-    Ok(out)
+    Ok(Some(out))
 }
 
 /// One session's life: connect, take jobs, hand over, record.
@@ -297,6 +325,8 @@ struct SessionWorker {
     worker: i64,
     /// The outcome of the message before; it travels with the next handover.
     previous: Option<Outcome>,
+    /// A job whose session the relay closed before the body: the next session takes it first.
+    again: Option<Job>,
 }
 
 /// What one job did to the session.
@@ -310,10 +340,14 @@ impl SessionWorker {
     async fn run(mut self) {
         let mut tries = 0;
         loop {
-            if *self.stop.borrow() || self.fenced.load(Ordering::Relaxed) || self.nothing_left().await {
+            if *self.stop.borrow() || self.fenced.load(Ordering::Relaxed) || (self.again.is_none() && self.nothing_left().await) {
                 break;
             }
-            match Session::open(&self.sender.relay, &self.sender.hello).await {
+            let opened = tokio::select! {
+                opened = Session::open(&self.sender.relay, &self.sender.hello) => opened,
+                () = stopped(&mut self.stop) => break,
+            };
+            match opened {
                 Ok(session) => {
                     self.progress.set_problem(None);
                     self.progress.sessions.fetch_add(1, Ordering::Relaxed);
@@ -324,9 +358,12 @@ impl SessionWorker {
                     }
                     match session {
                         Some(session) => {
+                            // First what we know, then good manners.
+                            self.flush().await;
                             session.quit().await;
                             break;
                         }
+                        None if self.again.is_some() => {}
                         None => self.wait(&mut tries).await,
                     }
                 }
@@ -336,6 +373,11 @@ impl SessionWorker {
                     self.wait(&mut tries).await;
                 }
             }
+        }
+        if let Some(job) = self.again.take() {
+            let now = self.sender.clock.now();
+            let outcome = self.outcome(&job, State::Deferred, now, Some("later"), Some("the relay closed the session".to_owned()));
+            self.settle(outcome).await;
         }
         self.flush().await;
     }
@@ -361,7 +403,11 @@ impl SessionWorker {
     async fn serve(&mut self, mut session: Session) -> (Option<Session>, u64) {
         let mut served = 0;
         loop {
-            let job = {
+            let again = self.again.take();
+            let first_try = again.is_none();
+            let job = if again.is_some() {
+                again
+            } else {
                 let mut jobs = self.jobs.lock().await;
                 tokio::select! {
                     biased;
@@ -376,7 +422,10 @@ impl SessionWorker {
                 }
             };
             let Some(job) = job else { return (Some(session), served) };
-            match self.deliver(&mut session, job).await {
+            // A relay may end a session after so many mails or so long an idleness: that is no
+            // judgement on the next mail, which a new session takes at once.
+            let fresh_elsewhere = first_try && served > 0;
+            match self.deliver(&mut session, job, fresh_elsewhere).await {
                 After::Keep => served += 1,
                 After::Reconnect => return (None, served),
                 After::Fenced => {
@@ -402,7 +451,7 @@ impl SessionWorker {
         self.previous = Some(outcome);
     }
 
-    async fn deliver(&mut self, session: &mut Session, job: Job) -> After {
+    async fn deliver(&mut self, session: &mut Session, job: Job, fresh_elsewhere: bool) -> After {
         let now = self.sender.clock.now();
         let (to, message) = match compose(&self.sender, &self.context, &job.contact, job.row.id, now) {
             Ok(composed) => composed,
@@ -433,6 +482,10 @@ impl SessionWorker {
                 let result = session.body(&message).await;
                 self.after_body(&job, result).await
             }
+            (Go::Send, Err(failure)) if fresh_elsewhere && failure.ends_session() => {
+                self.again = Some(job);
+                After::Reconnect
+            }
             (Go::Send, Err(failure)) => self.after_refusal(&job, failure).await,
         }
     }
@@ -446,7 +499,7 @@ impl SessionWorker {
                 After::Keep
             }
             Err(Failure::Broken { reason, .. }) => {
-                let outcome = ops::doubtful(job.row.id, job.row.attempt, self.sender.in_doubt, &reason, now);
+                let outcome = self.lost_reply(job, now, reason);
                 self.settle(outcome).await;
                 After::Reconnect
             }
@@ -471,6 +524,18 @@ impl SessionWorker {
         };
         self.settle(outcome).await;
         after
+    }
+
+    /// The session ended while the reply was pending. With `resend` it is tried again on the schedule
+    /// of a deferred mail: a relay that never answers must not be sent the same mail in a loop.
+    fn lost_reply(&self, job: &Job, now: Time, reason: String) -> Outcome {
+        if self.sender.in_doubt == InDoubt::Resend {
+            let again = self.retry(job, now, Some(reason.clone()));
+            if again.state == State::Deferred {
+                return Outcome { reason: Some("resend".to_owned()), ..again };
+            }
+        }
+        ops::doubtful(job.row.id, job.row.attempt, InDoubt::Hold, &reason, now)
     }
 
     /// Tried again after the schedule's wait with up to a quarter of jitter, or given up at the

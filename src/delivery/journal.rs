@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::sql;
 use super::state::{Entry, Outcome, State, write_entries};
 use crate::clock::{Clock, Time};
+use crate::config::InDoubt;
 use crate::consent::Permit;
 use crate::db::{Db, DbError};
 use crate::entropy::Entropy;
@@ -43,18 +44,28 @@ struct Request {
     answer: oneshot::Sender<Go>,
 }
 
+enum Ask {
+    Commit(Request),
+    /// Write all outcomes so far into `delivery`; with the setting, also settle claims that no
+    /// session holds any more. Answers whether it is done.
+    Fold {
+        strays: Option<InDoubt>,
+        answer: oneshot::Sender<bool>,
+    },
+}
+
 /// Handle of the journal task; one a worker, cloned for its sessions.
 #[derive(Clone)]
 pub struct Journal {
-    requests: mpsc::Sender<Request>,
+    asks: mpsc::Sender<Ask>,
 }
 
 impl Journal {
     /// Starts the task for `worker`. It ends when all handles are dropped, after a last fold.
     pub fn start(db: Db, clock: Clock, entropy: Entropy, worker: i64) -> (Journal, tokio::task::JoinHandle<()>) {
-        let (requests, inbox) = mpsc::channel(GROUP_ENTRIES);
+        let (asks, inbox) = mpsc::channel(GROUP_ENTRIES);
         let task = Task { db, clock, entropy, worker, rows: Vec::new(), waiting: Vec::new(), open: HashMap::new(), fenced: false };
-        (Journal { requests }, tokio::spawn(task.run(inbox)))
+        (Journal { asks }, tokio::spawn(task.run(inbox)))
     }
 
     /// Makes the previous outcome and this handover durable, in one commit with other sessions'.
@@ -69,10 +80,27 @@ impl Journal {
 
     async fn ask(&self, outcome: Option<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>) -> Go {
         let (answer, answered) = oneshot::channel();
-        if self.requests.send(Request { outcome, handover, answer }).await.is_err() {
+        if self.asks.send(Ask::Commit(Request { outcome, handover, answer })).await.is_err() {
             return Go::Fenced;
         }
         answered.await.unwrap_or(Go::Fenced)
+    }
+
+    /// Writes all outcomes so far into `delivery`. False when that was not possible (database away,
+    /// worker declared dead); they stay in the journal then.
+    pub async fn fold(&self) -> bool {
+        self.ask_fold(None).await
+    }
+
+    /// Like [`Journal::fold`], and settles what a pass that was cut short left claimed. Only while no
+    /// session of this worker is open.
+    pub async fn settle_strays(&self, in_doubt: InDoubt) -> bool {
+        self.ask_fold(Some(in_doubt)).await
+    }
+
+    async fn ask_fold(&self, strays: Option<InDoubt>) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask::Fold { strays, answer }).await.is_ok() && answered.await.unwrap_or(false)
     }
 }
 
@@ -85,13 +113,13 @@ struct Task {
     rows: Vec<(i64, Vec<i64>)>,
     /// Outcomes that are durable in the journal but not yet in `delivery`.
     waiting: Vec<Outcome>,
-    /// Handed over, outcome unknown: delivery and the journal row that says so.
-    open: HashMap<i64, i64>,
+    /// Handed over, outcome unknown: delivery, and the journal row that says so with the attempt.
+    open: HashMap<i64, (i64, i64)>,
     fenced: bool,
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut fold_at = tokio::time::Instant::now() + FOLD_EVERY;
         loop {
             let first = tokio::select! {
@@ -99,13 +127,27 @@ impl Task {
                 () = tokio::time::sleep_until(fold_at), if !self.waiting.is_empty() => None,
             };
             if let Some(first) = first {
-                let mut group = vec![first];
-                while group.len() < GROUP_ENTRIES
-                    && let Ok(request) = inbox.try_recv()
-                {
-                    group.push(request);
+                let mut group = Vec::new();
+                let mut next = Some(first);
+                let mut fold = None;
+                while let Some(ask) = next {
+                    match ask {
+                        Ask::Commit(request) => group.push(request),
+                        Ask::Fold { strays, answer } => {
+                            fold = Some((strays, answer));
+                            break;
+                        }
+                    }
+                    next = if group.len() < GROUP_ENTRIES { inbox.try_recv().ok() } else { None };
                 }
-                self.commit(group).await;
+                if !group.is_empty() {
+                    self.commit(group).await;
+                }
+                if let Some((strays, answer)) = fold {
+                    let done = self.fold_all(strays).await;
+                    // Nobody waits any more: then nobody needs to know.
+                    let _ = answer.send(done);
+                }
             }
             if self.waiting.len() >= FOLD_OUTCOMES || tokio::time::Instant::now() >= fold_at {
                 self.fold().await;
@@ -175,9 +217,9 @@ impl Task {
         let mut handed = Vec::new();
         for entry in entries {
             match entry {
-                Entry::HandedOver { delivery_id, .. } => {
+                Entry::HandedOver { delivery_id, attempt } => {
                     handed.push(delivery_id);
-                    self.open.insert(delivery_id, row);
+                    self.open.insert(delivery_id, (row, attempt));
                 }
                 Entry::Outcome(outcome) => {
                     self.open.remove(&outcome.delivery_id);
@@ -190,21 +232,57 @@ impl Task {
 
     /// Writes the waiting outcomes into `delivery` and drops the journal rows that are settled: all
     /// rows before the first one that still has an open handover.
-    async fn fold(&mut self) {
-        if self.fenced || (self.waiting.is_empty() && self.rows.is_empty()) {
-            return;
+    async fn fold(&mut self) -> bool {
+        if self.fenced {
+            return false;
         }
-        let settled = self.rows.iter().take_while(|(row, handed)| handed.iter().all(|id| self.open.get(id) != Some(row))).count();
+        if self.waiting.is_empty() && self.rows.is_empty() {
+            return true;
+        }
+        let is_open = |id: &i64, row: i64| self.open.get(id).is_some_and(|(open_row, _)| *open_row == row);
+        let settled = self.rows.iter().take_while(|(row, handed)| handed.iter().all(|id| !is_open(id, *row))).count();
         let up_to = settled.checked_sub(1).map(|last| self.rows[last].0);
         match self.try_fold(up_to).await {
             Ok(()) => {
                 self.waiting.clear();
                 self.rows.drain(..settled);
+                true
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "outcomes cannot be recorded yet; they are kept in the journal")
+                tracing::warn!(error = &error as &dyn std::error::Error, "outcomes cannot be recorded yet; they are kept in the journal");
+                false
             }
         }
+    }
+
+    async fn fold_all(&mut self, strays: Option<InDoubt>) -> bool {
+        let Some(in_doubt) = strays else { return self.fold().await };
+        let now = self.clock.now();
+        // A session that ended without a word (a panic) left its reply unread.
+        for (delivery_id, (_, attempt)) in std::mem::take(&mut self.open) {
+            self.waiting.push(super::ops::doubtful(delivery_id, attempt, in_doubt, "the session ended while the reply was pending", now));
+        }
+        if !self.fold().await {
+            return false;
+        }
+        match self.return_strays(now).await {
+            Ok(0) => true,
+            Ok(returned) => {
+                tracing::info!(returned, "gave back what an earlier pass had claimed");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "claims cannot be given back yet");
+                false
+            }
+        }
+    }
+
+    async fn return_strays(&self, now: Time) -> Result<u64, DbError> {
+        let mut tx = self.db.begin().await?;
+        let returned = sql::return_claims(&mut tx, self.worker, None, now).await?;
+        tx.commit().await?;
+        Ok(returned)
     }
 
     async fn try_fold(&self, up_to: Option<i64>) -> Result<(), DbError> {

@@ -67,7 +67,7 @@ pub struct Recovered {
 /// a process of that name still runs.
 pub async fn recover(db: &Db, in_doubt: InDoubt, alive: &(dyn Fn(&str) -> Option<bool> + Sync), now: Time) -> Result<Recovered, DbError> {
     let mut total = Recovered::default();
-    let mut gone: Vec<i64> = sql::orphaned_journals(&mut db.clone()).await?;
+    let mut gone: Vec<i64> = sql::orphans(&mut db.clone()).await?;
     for (id, name, lease_until) in sql::workers(&mut db.clone()).await? {
         if lease_until < now || alive(&name) == Some(false) {
             gone.push(id);

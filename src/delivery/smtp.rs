@@ -148,6 +148,18 @@ pub enum Failure {
     NeedsSmtpUtf8,
 }
 
+impl Failure {
+    /// Whether the session is over: it broke, or the relay announced that it closes it (421, RFC 5321
+    /// section 3.8).
+    pub fn ends_session(&self) -> bool {
+        match self {
+            Failure::Refused { reply, .. } => reply.code == 421,
+            Failure::Broken { .. } => true,
+            Failure::NeedsSmtpUtf8 => false,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -217,11 +229,13 @@ impl Session {
     /// MAIL, RCPT and DATA up to the server's 354. After `Refused` the session is ready for the next
     /// message.
     pub async fn envelope(&mut self, from: &str, to: &str) -> Result<(), Failure> {
+        // With SMTPUTF8 the address stands in our headers as UTF-8, which is 8-bit data (RFC 6531
+        // section 3.6: then BODY=8BITMIME must be given; a server that offers one offers the other).
         let utf8 = !to.is_ascii() || !from.is_ascii();
         if utf8 && !self.smtputf8 {
             return Err(Failure::NeedsSmtpUtf8);
         }
-        let mail = format!("MAIL FROM:<{from}>{}\r\n", if utf8 { " SMTPUTF8" } else { "" });
+        let mail = format!("MAIL FROM:<{from}>{}\r\n", if utf8 { " BODY=8BITMIME SMTPUTF8" } else { "" });
         let rcpt = format!("RCPT TO:<{to}>\r\n");
         let timeout = self.timeout;
         let talk = async {
@@ -239,11 +253,11 @@ impl Session {
         }
         let second = self.connection.read_response().await.map_err(|error| failure(Stage::Rcpt, error));
         if let Err(broken @ Failure::Broken { .. }) = second {
-            return Err(broken);
+            return Err(hung_up_after(first.err(), broken));
         }
         let third = self.connection.read_response().await.map_err(|error| failure(Stage::Data, error));
         if let Err(broken @ Failure::Broken { .. }) = third {
-            return Err(broken);
+            return Err(hung_up_after(first.err().or(second.err()), broken));
         }
         let refused = first.and(second).map(drop);
         match (refused, third) {
@@ -251,16 +265,11 @@ impl Session {
             (Ok(()), Ok(reply)) => {
                 Err(Failure::Broken { stage: Stage::Data, reason: format!("the relay answered DATA with {} instead of 354", reply.code()) })
             }
-            (Ok(()), Err(refused)) => self.reset().await.and(Err(refused)),
-            (Err(refused), Err(_)) => self.reset().await.and(Err(refused)),
+            (Ok(()), Err(refused)) | (Err(refused), Err(_)) => self.reset_after(refused).await,
             (Err(refused), Ok(_)) => {
                 // RFC 2920 section 3.1: DATA was accepted without a recipient; an empty message is
                 // refused or goes nowhere.
-                if let Err(broken @ Failure::Broken { .. }) =
-                    self.connection.message(b"").await.map_err(|error| failure(Stage::Data, error))
-                {
-                    return Err(broken);
-                }
+                let _ = self.connection.message(b"").await;
                 Err(refused)
             }
         }
@@ -274,18 +283,21 @@ impl Session {
                     return Err(Failure::Broken { stage, reason });
                 }
                 Ok(_) => {}
-                Err(refused @ Failure::Refused { .. }) => return self.reset().await.and(Err(refused)),
+                Err(refused @ Failure::Refused { .. }) => return self.reset_after(refused).await,
                 Err(broken) => return Err(broken),
             }
         }
         Ok(())
     }
 
-    async fn reset(&mut self) -> Result<(), Failure> {
-        match self.connection.command("RSET\r\n").await.map_err(|error| failure(Stage::Mail, error)) {
-            Err(broken @ Failure::Broken { .. }) => Err(broken),
-            _ => Ok(()),
+    /// Clears the table for the next message. The refusal is the answer whatever becomes of that: a
+    /// relay that hangs up after a `550` has still said `550`.
+    async fn reset_after(&mut self, refused: Failure) -> Result<(), Failure> {
+        let closing = matches!(&refused, Failure::Refused { reply, .. } if reply.code == 421);
+        if !closing {
+            let _ = self.connection.command("RSET\r\n").await;
         }
+        Err(refused)
     }
 
     /// The message and the final dot, after [`Session::envelope`] said yes.
@@ -306,6 +318,12 @@ impl Session {
 
 /// Longest reply text we keep, in characters: enough for every provider's explanation.
 const MAX_REPLY_CHARS: usize = 500;
+
+/// The relay refused and hung up: what it said tells more than that the connection is gone.
+/// The next command on this session finds out that it is over.
+fn hung_up_after(refused: Option<Failure>, broken: Failure) -> Failure {
+    refused.unwrap_or(broken)
+}
 
 fn one_line<'a>(lines: impl Iterator<Item = &'a str>) -> String {
     let joined = lines.collect::<Vec<_>>().join(" ");

@@ -30,31 +30,37 @@ pub(super) async fn enqueue(tx: &mut Tx, run_id: i64, deliveries: &[(i64, i64)],
 }
 
 pub(super) async fn claim(tx: &mut Tx, run_id: i64, worker: i64, limit: i64, now: Time) -> Result<Vec<ClaimedRow>, DbError> {
+    // Picked first and once: PostgreSQL may run a subquery under `IN` again for every row, and would
+    // then claim more than the limit.
     let sql = format!(
-        "UPDATE delivery SET state = 'claimed', worker = $1, attempts = attempts + 1, changed_at = $2
-         WHERE id IN (
+        "WITH picked AS (
            SELECT id FROM delivery
            WHERE run_id = $3 AND state IN ('due', 'deferred') AND due_at <= $2
            ORDER BY due_at, id
            LIMIT $4
            {}
          )
-         RETURNING id, contact_id, attempts",
+         UPDATE delivery SET state = 'claimed', worker = $1, attempts = delivery.attempts + 1, changed_at = $2
+         FROM picked
+         WHERE delivery.id = picked.id
+         RETURNING delivery.id, delivery.contact_id, delivery.attempts",
         tx.dialect().skip_locked()
     );
     let rows = tx.fetch_all(&sql, args![worker, now, run_id, limit]).await?;
     rows.iter().map(|row| Ok(ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? })).collect()
 }
 
-/// Writes outcomes of deliveries that `worker` has claimed.
+/// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an
+/// outcome written twice (the first commit's answer was lost) must not end a later attempt.
 pub(super) async fn apply_outcomes(tx: &mut Tx, worker: i64, outcomes: &[Outcome]) -> Result<u64, DbError> {
     tx.bulk(
         "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, reply = v.reply, changed_at = v.at, worker = NULL
          FROM {rows}
-         WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed'",
+         WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed' AND delivery.attempts = v.attempt",
         args![worker],
         Rows::new()
             .i64("id", outcomes.iter().map(|outcome| outcome.delivery_id))
+            .i64("attempt", outcomes.iter().map(|outcome| outcome.attempt))
             .text("state", outcomes.iter().map(|outcome| outcome.state.as_str()))
             .i64("due_at", outcomes.iter().map(|outcome| outcome.due_at.millis()))
             .opt_text("reason", outcomes.iter().map(|outcome| outcome.reason.clone()).collect())
@@ -99,6 +105,31 @@ pub(super) async fn insert_worker(tx: &mut Tx, id: i64, name: &str, now: Time, l
         .await
 }
 
+/// Whether a worker still has its place, which nobody takes from it before this transaction ends.
+pub(super) async fn holds_place(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
+    let sql = match tx.dialect() {
+        Dialect::Sqlite => "SELECT id FROM worker WHERE id = $1",
+        Dialect::Postgres => "SELECT id FROM worker WHERE id = $1 FOR SHARE",
+    };
+    Ok(tx.fetch_optional(sql, args![id]).await?.is_some())
+}
+
+/// How many deliveries of a run are due, counted up to `limit`.
+pub(super) async fn due_up_to(db: &mut impl Connection, run_id: i64, limit: i64, now: Time) -> Result<i64, DbError> {
+    let rows = db
+        .rows(
+            "SELECT COUNT(*) FROM (
+               SELECT id FROM delivery
+               WHERE run_id = $1 AND state IN ('due', 'deferred') AND due_at <= $2
+               ORDER BY due_at, id
+               LIMIT $3
+             ) AS few",
+            args![run_id, now, limit],
+        )
+        .await?;
+    rows.first().map_or(Ok(0), |row| row.get(0))
+}
+
 /// Prolongs a lease; false when the worker was declared dead.
 pub(super) async fn renew(tx: &mut Tx, id: i64, lease_until: Time) -> Result<bool, DbError> {
     Ok(tx.execute("UPDATE worker SET lease_until = $1 WHERE id = $2", args![lease_until, id]).await? == 1)
@@ -135,11 +166,14 @@ pub(super) async fn drop_journal(tx: &mut Tx, worker: i64, up_to: i64) -> Result
     tx.execute("DELETE FROM handover WHERE worker = $1 AND id <= $2", args![worker, up_to]).await
 }
 
-/// Workers that left a journal but no place in the table (a recovery that was cut short).
-pub(super) async fn orphaned_journals(db: &mut impl Connection) -> Result<Vec<i64>, DbError> {
+/// Workers that left a journal or claims, but no place in the table (a recovery that was cut short).
+pub(super) async fn orphans(db: &mut impl Connection) -> Result<Vec<i64>, DbError> {
     let rows = db
         .rows(
-            "SELECT DISTINCT h.worker FROM handover h LEFT JOIN worker w ON w.id = h.worker WHERE w.id IS NULL ORDER BY h.worker",
+            "SELECT h.worker AS id FROM handover h LEFT JOIN worker w ON w.id = h.worker WHERE w.id IS NULL
+             UNION
+             SELECT d.worker AS id FROM delivery d LEFT JOIN worker w ON w.id = d.worker WHERE d.state = 'claimed' AND w.id IS NULL
+             ORDER BY id",
             Vec::new(),
         )
         .await?;

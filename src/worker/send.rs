@@ -1,8 +1,8 @@
 //! Carrying a run from its firing to its end.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -26,6 +26,10 @@ use crate::segment;
 /// People whose mail is rendered before the first one leaves: when it fails for all of them, the
 /// run does not start.
 const SAMPLE: i64 = 20;
+/// So many more when the first ones fail: those who lack an attribute may stand side by side.
+const LARGE_SAMPLE: i64 = 5_000;
+/// Read at a time.
+const SAMPLE_BLOCK: usize = 500;
 /// How often a running pass looks whether its run was paused or cancelled.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
 
@@ -66,52 +70,64 @@ pub enum Ending {
 /// One process that sends: its place in the database, its journal, its lease.
 pub struct Worker {
     instance: Arc<Instance>,
-    id: i64,
     sender: Arc<Sender>,
-    journal: Mutex<Option<Journal>>,
-    journal_task: Mutex<Option<JoinHandle<()>>>,
-    heartbeat: JoinHandle<()>,
+    /// Held during a pass: one pass at a time.
+    place: tokio::sync::Mutex<Place>,
     /// Contents of runs under way, by run: preparing takes some milliseconds.
     contexts: tokio::sync::Mutex<HashMap<i64, Arc<RunContext>>>,
+}
+
+/// A row in the table of workers, with what hangs on it. Lost when another node declares us dead (we
+/// slept, or the database was away for longer than the lease); then the next pass takes a new one.
+struct Place {
+    id: i64,
+    journal: Journal,
+    journal_task: JoinHandle<()>,
+    heartbeat: JoinHandle<()>,
+}
+
+impl Place {
+    async fn take(instance: &Arc<Instance>) -> Result<Place, RunError> {
+        let id = deliveries::register(&instance.db, &super::process_name(), &instance.entropy, instance.clock.now()).await?;
+        let (journal, journal_task) = Journal::start(instance.db.clone(), instance.clock.clone(), instance.entropy.clone(), id);
+        let heartbeat = tokio::spawn(keep_lease(instance.clone(), id));
+        Ok(Place { id, journal, journal_task, heartbeat })
+    }
+
+    /// Claims are returned, the journal is folded.
+    async fn leave(self, instance: &Instance) -> Result<(), RunError> {
+        drop(self.journal);
+        // It ends by itself once nobody can ask it any more.
+        let _ = self.journal_task.await;
+        self.heartbeat.abort();
+        deliveries::retire(&instance.db, self.id, instance.config.delivery.in_doubt, instance.clock.now()).await?;
+        Ok(())
+    }
+}
+
+/// Settles what stopped workers left.
+pub(super) async fn recover(instance: &Instance) -> Result<(), RunError> {
+    deliveries::recover(&instance.db, instance.config.delivery.in_doubt, &super::process_runs, instance.clock.now()).await?;
+    Ok(())
 }
 
 impl Worker {
     /// Settles what stopped workers left and takes a place of its own.
     pub async fn start(instance: Arc<Instance>) -> Result<Worker, RunError> {
         let sender = Arc::new(sender(&instance)?);
-        deliveries::recover(&instance.db, instance.config.delivery.in_doubt, &super::process_runs, instance.clock.now()).await?;
-        let id = deliveries::register(&instance.db, &super::process_name(), &instance.entropy, instance.clock.now()).await?;
-        let (journal, task) = Journal::start(instance.db.clone(), instance.clock.clone(), instance.entropy.clone(), id);
-        let heartbeat = tokio::spawn(keep_lease(instance.clone(), id));
-        Ok(Worker {
-            instance,
-            id,
-            sender,
-            journal: Mutex::new(Some(journal)),
-            journal_task: Mutex::new(Some(task)),
-            heartbeat,
-            contexts: tokio::sync::Mutex::default(),
-        })
+        recover(&instance).await?;
+        let place = tokio::sync::Mutex::new(Place::take(&instance).await?);
+        Ok(Worker { instance, sender, place, contexts: tokio::sync::Mutex::default() })
     }
 
     /// Settles what workers left that stopped since.
     pub async fn recover(&self) -> Result<(), RunError> {
-        let instance = &self.instance;
-        deliveries::recover(&instance.db, instance.config.delivery.in_doubt, &super::process_runs, instance.clock.now()).await?;
-        Ok(())
+        recover(&self.instance).await
     }
 
     /// Gives the place back: claims are returned, the journal is folded.
     pub async fn stop(self) -> Result<(), RunError> {
-        drop(self.journal.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let task = self.journal_task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // It ends by itself once nobody can ask it any more.
-            let _ = task.await;
-        }
-        self.heartbeat.abort();
-        deliveries::retire(&self.instance.db, self.id, self.instance.config.delivery.in_doubt, self.instance.clock.now()).await?;
-        Ok(())
+        self.place.into_inner().leave(&self.instance).await
     }
 
     /// Moves a run as far as it goes now.
@@ -123,58 +139,90 @@ impl Worker {
                 return Ok(Ending::Waits(run.scheduled_at));
             }
             runs::command(db, run_id, Command::Start, None, self.instance.clock.now()).await?;
-            run.state = RunState::Preparing;
-        }
-        if run.state == RunState::Preparing {
-            if !self.write_audience(&mut run, &stop).await? {
-                return Ok(Ending::Stopped);
-            }
             run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
         }
-        if run.state != RunState::Sending {
-            return Ok(Ending::Stopped);
+        if run.state == RunState::Preparing {
+            self.or_fail(run_id, self.write_audience(&mut run, &stop).await).await?;
+            run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
         }
-        let context = self.context(&run).await?;
+        match run.state {
+            RunState::Sending => {}
+            // Another worker was faster.
+            RunState::Done => return Ok(Ending::Done),
+            _ => return Ok(Ending::Stopped),
+        }
+        let mut place = self.place.lock().await;
+        // What a pass that the database cut short had claimed is due again.
+        if !place.journal.settle_strays(self.instance.config.delivery.in_doubt).await {
+            self.renew_place(&mut place).await?;
+        }
+        let context = self.or_fail(run_id, self.context(&run).await).await?;
         self.look_before_first_mail(&context).await?;
         // No session is opened for nothing: a run that only waits for retries leaves the relay alone.
         match deliveries::next_due(&mut db.clone(), run_id).await? {
             Some(due) if due <= self.instance.clock.now() => {}
-            _ => return self.after_pass(run_id, &Progress::default()).await,
+            _ => return self.after_pass(run_id, &place, &Progress::default()).await,
         }
-        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(journal) = journal else { return Ok(Ending::Stopped) };
         let progress = options.progress.clone().unwrap_or_default();
         let (halt, halted) = watch::channel(false);
         let watcher = tokio::spawn(watch_run(self.instance.clone(), run_id, stop, halt));
-        let ended = send_due(&self.sender, &context, &journal, self.id, &progress, halted).await;
+        let ended = send_due(&self.sender, &context, &place.journal, place.id, &progress, halted).await;
         watcher.abort();
-        if ended? != PassEnd::Idle {
-            return Ok(Ending::Stopped);
+        match ended? {
+            PassEnd::Idle => self.after_pass(run_id, &place, &progress).await,
+            PassEnd::Stopped => Ok(Ending::Stopped),
+            PassEnd::Fenced => {
+                self.renew_place(&mut place).await?;
+                Ok(Ending::Waits(self.instance.clock.now()))
+            }
         }
-        self.after_pass(run_id, &progress).await
     }
 
-    async fn after_pass(&self, run_id: i64, progress: &Progress) -> Result<Ending, RunError> {
+    /// Takes a new place when ours was taken from us.
+    async fn renew_place(&self, place: &mut Place) -> Result<(), RunError> {
+        let now = self.instance.clock.now();
+        if deliveries::renew(&self.instance.db, place.id, now).await? {
+            return Ok(());
+        }
+        tracing::warn!(worker = place.id, "declared dead by another worker; going on under a new name");
+        let old = std::mem::replace(place, Place::take(&self.instance).await?);
+        old.leave(&self.instance).await
+    }
+
+    /// A run that cannot be prepared fails, and says why; it would fail again for ever.
+    async fn or_fail<T>(&self, run_id: i64, result: Result<T, RunError>) -> Result<T, RunError> {
+        if let Err(RunError::Refused(reason)) = &result {
+            runs::command(&self.instance.db, run_id, Command::Fail, Some(reason), self.instance.clock.now()).await?;
+        }
+        result
+    }
+
+    async fn after_pass(&self, run_id: i64, place: &Place, progress: &Progress) -> Result<Ending, RunError> {
         let db = &self.instance.db;
-        // The journal folds a moment after the last outcome; until then deliveries look claimed.
-        for _ in 0..100 {
-            if let Some(due) = deliveries::next_due(&mut db.clone(), run_id).await? {
-                return Ok(Ending::Waits(due));
-            }
-            if deliveries::is_finished(&mut db.clone(), run_id).await? {
-                let now = self.instance.clock.now();
-                runs::command(db, run_id, Command::Finish, None, now).await?;
-                self.contexts.lock().await.remove(&run_id);
-                tracing::info!(run = run_id, sent = progress.sent.load(Ordering::Relaxed), "the run is done");
-                return Ok(Ending::Done);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        // Until the journal is folded, deliveries look claimed.
+        if !place.journal.fold().await {
+            return Ok(Ending::Elsewhere);
         }
-        Ok(Ending::Elsewhere)
+        if let Some(due) = deliveries::next_due(&mut db.clone(), run_id).await? {
+            return Ok(Ending::Waits(due));
+        }
+        if !deliveries::is_finished(&mut db.clone(), run_id).await? {
+            return Ok(Ending::Elsewhere);
+        }
+        match runs::command(db, run_id, Command::Finish, None, self.instance.clock.now()).await {
+            Ok(_) => {}
+            // Paused or cancelled with the last mail.
+            Err(CommandError::Impossible { .. }) => return Ok(Ending::Stopped),
+            Err(error) => return Err(error.into()),
+        }
+        self.contexts.lock().await.remove(&run_id);
+        tracing::info!(run = run_id, sent = progress.sent.load(Ordering::Relaxed), "the run is done");
+        Ok(Ending::Done)
     }
 
-    /// Writes the deliveries of a run's audience, block by block. False when it was stopped.
-    async fn write_audience(&self, run: &mut Run, stop: &watch::Receiver<bool>) -> Result<bool, RunError> {
+    /// Writes the deliveries of a run's audience, block by block, until it is complete or somebody
+    /// says stop.
+    async fn write_audience(&self, run: &mut Run, stop: &watch::Receiver<bool>) -> Result<(), RunError> {
         let instance = &self.instance;
         let definition = definition_of(run)?;
         let now = run.scheduled_at.max(run.started_at.unwrap_or(run.scheduled_at));
@@ -182,15 +230,16 @@ impl Worker {
             .audience(definition.audience.as_deref())
             .map_err(|errors| RunError::Refused(errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")))?;
         // One `now` for the whole audience: a block written after a restart means the same.
-        let sql = segment::compile(&rule, instance.db.dialect(), now, 4);
+        let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
         loop {
             if *stop.borrow() {
-                return Ok(false);
+                return Ok(());
             }
             let mut tx = instance.db.begin().await?;
-            match runs::run(&mut tx, run.id).await? {
+            // Locked: two workers may write one audience, block after block in turn.
+            match runs::run_locked(&mut tx, run.id).await? {
                 Some(current) if current.state == RunState::Preparing => *run = current,
-                _ => return Ok(false),
+                _ => return Ok(()),
             }
             if !run.audience_done {
                 let picked = runs::next_audience_block(&mut tx, run, &sql).await?;
@@ -200,8 +249,11 @@ impl Worker {
             tx.commit().await?;
             if run.audience_done {
                 tracing::info!(run = run.id, campaign = run.campaign, audience = run.audience, "audience written");
-                runs::command(&instance.db, run.id, Command::AudienceWritten, None, instance.clock.now()).await?;
-                return Ok(true);
+                return match runs::command(&instance.db, run.id, Command::AudienceWritten, None, instance.clock.now()).await {
+                    // Paused or cancelled in this moment: the caller looks again.
+                    Ok(_) | Err(CommandError::Impossible { .. }) => Ok(()),
+                    Err(error) => Err(error.into()),
+                };
             }
         }
     }
@@ -220,17 +272,22 @@ impl Worker {
     /// the first mail.
     async fn look_before_first_mail(&self, context: &RunContext) -> Result<(), RunError> {
         let instance = &self.instance;
-        let ids = deliveries::sample_contacts(&mut instance.db.clone(), context.run.id, SAMPLE).await?;
-        let people = contact::sql::by_ids(&mut instance.db.clone(), &instance.schema, &ids).await?;
-        if people.is_empty() || context.run.audience < 1 {
-            return Ok(());
-        }
         let mut first_problem = None;
-        for person in &people {
-            match crate::delivery::engine::compose(&self.sender, context, person, 1, instance.clock.now()) {
-                Ok(_) => return Ok(()),
-                Err(problem) => drop(first_problem.get_or_insert(problem)),
+        let mut looked_at = 0;
+        for sample in [SAMPLE, LARGE_SAMPLE] {
+            let ids = deliveries::sample_contacts(&mut instance.db.clone(), context.run.id, sample).await?;
+            for ids in ids.get(looked_at..).unwrap_or_default().chunks(SAMPLE_BLOCK) {
+                for person in contact::sql::by_ids(&mut instance.db.clone(), &instance.schema, ids).await? {
+                    match crate::delivery::engine::compose(&self.sender, context, &person, 1, instance.clock.now()) {
+                        Ok(_) => return Ok(()),
+                        Err(problem) => drop(first_problem.get_or_insert(problem)),
+                    }
+                }
             }
+            looked_at = ids.len();
+        }
+        if first_problem.is_none() {
+            return Ok(());
         }
         // With mails already out, the template works for somebody: those who fail are skipped one by one.
         let counts = deliveries::counts(&mut instance.db.clone(), context.run.id).await?;
@@ -260,7 +317,7 @@ async fn watch_run(instance: Arc<Instance>, run_id: i64, mut stop: watch::Receiv
     loop {
         tokio::select! {
             () = tokio::time::sleep(WATCH_EVERY) => {}
-            _ = stop.changed() => {}
+            _ = stop.wait_for(|stop| *stop) => {}
         }
         let sending = match runs::run(&mut instance.db.clone(), run_id).await {
             Ok(run) => run.is_some_and(|run| run.state == RunState::Sending),
@@ -310,7 +367,16 @@ pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Opt
     let now = instance.clock.now();
     let known = runs::manual_run(&mut instance.db.clone(), campaign).await?;
     match known {
-        Some(run) if !run.state.is_final() && at.is_none() => return Ok((run, false)),
+        Some(run) if !run.state.is_final() && at.is_some() => {
+            return Err(RunError::Refused(format!(
+                "{campaign} has a run that is {} already, due {}: a second one would mail everybody twice\n\
+                 hint: `optin run cancel {}` first",
+                run.state.as_str(),
+                run.scheduled_at,
+                run.id
+            )));
+        }
+        Some(run) if !run.state.is_final() => return Ok((run, false)),
         Some(run) if run.state.is_final() && !again => return Ok((run, false)),
         _ => {}
     }
