@@ -39,10 +39,7 @@ pub(super) struct Settings {
 /// Reads the whole file; what is wrong goes into `report`.
 pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Settings {
     let mut root = document.root();
-    let before = report.list.len();
-    let attributes = attributes(root.section("attributes", report), overrides, report);
-    let attributes_whole = report.list.len() == before && !document.broken;
-    let settings = Settings {
+    let mut settings = Settings {
         site: site(root.section("site", report), overrides, report),
         database_url: database(root.section("database", report), overrides, report),
         smtp: smtp(root.section("smtp", report), overrides, report),
@@ -51,9 +48,12 @@ pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, repor
         log: log(root.section("log", report), overrides, report),
         secret: checked(&mut root, "secret", Some(overrides), check::secret, report).map(Value::located),
         retired_secrets: retired_secrets(&mut root, overrides, report),
-        attributes,
-        attributes_whole,
+        attributes: BTreeMap::new(),
+        attributes_whole: false,
     };
+    let before = report.list.len();
+    settings.attributes = attributes(root.section("attributes", report), overrides, report);
+    settings.attributes_whole = report.list.len() == before && !document.broken;
     root.finish(report);
     settings
 }

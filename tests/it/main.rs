@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod check;
 mod cli;
 mod config;
 mod confirm;
