@@ -9,6 +9,7 @@ mod config;
 mod example;
 mod harness;
 mod import;
+mod python_mail;
 mod segment;
 mod tidy;
 mod web;
