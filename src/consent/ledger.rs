@@ -5,10 +5,10 @@ use std::collections::hash_map::Entry;
 
 use sha2::{Digest, Sha256};
 
-use super::{Event, NewEvent, Standing, fold, sql};
+use super::{Action, Event, NewEvent, Standing, fold, sql};
 use crate::args;
 use crate::clock::Time;
-use crate::db::{Connection, DbError, Rows, Tx};
+use crate::db::{ColumnData, Connection, DbError, Rows, Tx};
 
 /// Domain separation: a hash of this ledger is never a hash of something else.
 const CHAIN_LABEL: &[u8] = b"optin consent ledger 1";
@@ -93,6 +93,65 @@ pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time, fresh: bool) ->
     Ok(changes)
 }
 
+/// Events that differ only in the person and the line of a file: those of an import.
+#[derive(Debug, Clone)]
+pub struct Alike {
+    /// Which topic.
+    pub topic_id: i64,
+    /// What they say.
+    pub action: Action,
+    /// Where they came from.
+    pub source: String,
+    /// What everybody's standing becomes.
+    pub after: Standing,
+}
+
+/// Appends the same event for many people, `(contact id, line)` each, and sets their standing.
+///
+/// The bulk form of [`append`], for callers that know who changes: everybody stands once in `people`,
+/// was not subscribed before, and the fold of their standing and the action is `alike.after`.
+pub async fn append_alike(tx: &mut Tx, alike: &Alike, people: Vec<(i64, Option<i64>)>, now: Time) -> Result<(), DbError> {
+    if people.is_empty() {
+        return Ok(());
+    }
+    let topic = sql::topics(tx).await?.remove(&alike.topic_id).unwrap_or_default();
+    let (seq, hash) = sql::lock_head(tx).await?;
+    let (contacts, lines): (Vec<i64>, Vec<Option<i64>>) = people.into_iter().unzip();
+    let links = {
+        let (contacts, lines, alike) = (contacts.clone(), lines.clone(), alike.clone());
+        // A chain is made one link after the other: some milliseconds, in which the database writes
+        // the standings.
+        tokio::task::spawn_blocking(move || chain(hash, seq, now, &alike, &topic, &contacts, &lines))
+    };
+    sql::set_standing(tx, alike.topic_id, alike.after, &contacts, seq + 1, now).await?;
+    let links = links.await.map_err(|error| DbError::Unexpected(format!("the ledger's chain was not made: {error}")))?;
+    let (last, head) = (seq + links.len() as i64, links.last().cloned().unwrap_or_default());
+    tx.bulk(
+        "INSERT INTO consent_event (seq, at, contact_id, topic_id, action, source, source_line, hash)
+         SELECT v.seq, CAST($1 AS BIGINT), v.contact_id, CAST($2 AS BIGINT), CAST($3 AS TEXT), CAST($4 AS TEXT), v.source_line, v.hash
+         FROM {rows}",
+        args![now, alike.topic_id, alike.action.as_str(), &alike.source],
+        Rows::new()
+            .i64("seq", seq + 1..=last)
+            .i64("contact_id", contacts)
+            .opt_i64("source_line", lines)
+            .column("hash", ColumnData::Bytes(links.into_iter().map(Some).collect())),
+    )
+    .await?;
+    sql::move_head(tx, last, head).await
+}
+
+/// The links that follow `hash`, one a person.
+fn chain(mut hash: Vec<u8>, mut seq: i64, now: Time, alike: &Alike, topic: &str, contacts: &[i64], lines: &[Option<i64>]) -> Vec<Vec<u8>> {
+    let mut links = Vec::with_capacity(contacts.len());
+    for (contact_id, line) in contacts.iter().zip(lines) {
+        seq += 1;
+        hash = chain_hash(&hash, seq, now, *contact_id, [topic, alike.action.as_str(), &alike.source], *line, [None, None]);
+        links.push(hash.clone());
+    }
+    links
+}
+
 fn pairs_to_read(events: &[NewEvent]) -> Vec<(i64, i64)> {
     let mut pairs: Vec<(i64, i64)> =
         events.iter().flat_map(|event| [(event.topic_id, event.contact_id), (super::ALL_TOPICS, event.contact_id)]).collect();
@@ -153,7 +212,7 @@ impl EventBlock {
             .text("action", self.action)
             .text("source", self.source)
             .opt_i64("source_line", self.source_line)
-            .column("hash", crate::db::ColumnData::Bytes(self.hash));
+            .column("hash", ColumnData::Bytes(self.hash));
         if plain {
             // An import has neither evidence nor wording: three columns less to bind a million times.
             tx.bulk(

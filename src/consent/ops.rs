@@ -94,35 +94,27 @@ pub async fn record_import(
         DeclaredConsent::Pending => Action::Requested,
         DeclaredConsent::None => return Ok(()),
     };
+    // Whoever gets an event here was nothing or pending before, so all end at the same standing.
+    let after = super::fold(Standing::None, action);
     for topic_id in topics {
-        let (added, known): (Vec<_>, Vec<_>) = rows.iter().partition(|(_, _, added)| *added);
-        let event = |(contact_id, line, _): &(i64, u64, bool)| NewEvent {
-            contact_id: *contact_id,
-            topic_id: *topic_id,
-            action,
-            source: source.to_owned(),
-            source_line: i64::try_from(*line).ok(),
-            wording_hash: None,
-            evidence: None,
-        };
-        let fresh: Vec<NewEvent> = added.iter().map(event).collect();
-        ledger::append(tx, &fresh, now, true).await?;
+        let alike = ledger::Alike { topic_id: *topic_id, action, source: source.to_owned(), after };
         // Somebody we know: an event only where it changes something, so that importing a file
         // again leaves the ledger alone.
-        let pairs: Vec<(i64, i64)> =
-            known.iter().flat_map(|(contact_id, _, _)| [(*topic_id, *contact_id), (ALL_TOPICS, *contact_id)]).collect();
+        let known: Vec<i64> = rows.iter().filter(|(_, _, added)| !added).map(|(contact_id, _, _)| *contact_id).collect();
+        let pairs: Vec<(i64, i64)> = known.iter().flat_map(|contact_id| [(*topic_id, *contact_id), (ALL_TOPICS, *contact_id)]).collect();
         let standings = sql::standings(tx, &pairs).await?;
-        let changing: Vec<NewEvent> = known
+        let changes = |contact_id: i64| {
+            let own = standings.get(&(*topic_id, contact_id)).copied();
+            let left_everything = standings.get(&(ALL_TOPICS, contact_id)) == Some(&Standing::Unsubscribed);
+            let before = own.unwrap_or(if left_everything { Standing::Unsubscribed } else { Standing::None });
+            super::fold(before, action) != before
+        };
+        let people = rows
             .iter()
-            .filter(|(contact_id, _, _)| {
-                let own = standings.get(&(*topic_id, *contact_id)).copied();
-                let left_everything = standings.get(&(ALL_TOPICS, *contact_id)) == Some(&Standing::Unsubscribed);
-                let before = own.unwrap_or(if left_everything { Standing::Unsubscribed } else { Standing::None });
-                super::fold(before, action) != before
-            })
-            .map(event)
+            .filter(|(contact_id, _, added)| *added || changes(*contact_id))
+            .map(|(contact_id, line, _)| (*contact_id, i64::try_from(*line).ok()))
             .collect();
-        ledger::append(tx, &changing, now, false).await?;
+        ledger::append_alike(tx, &alike, people, now).await?;
     }
     Ok(())
 }

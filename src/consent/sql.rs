@@ -162,6 +162,28 @@ pub(super) async fn upsert_standings(tx: &mut Tx, changes: &[(i64, i64, Standing
     Ok(())
 }
 
+/// Gives these people one standing on a topic; their entries in the ledger are numbered from `first_seq`.
+pub(super) async fn set_standing(
+    tx: &mut Tx,
+    topic_id: i64,
+    standing: Standing,
+    contacts: &[i64],
+    first_seq: i64,
+    at: Time,
+) -> Result<(), DbError> {
+    // The casts tell PostgreSQL the types of what stands in a list of results by itself.
+    tx.bulk(
+        "INSERT INTO subscription (topic_id, contact_id, standing, since, last_seq)
+         SELECT CAST($1 AS BIGINT), v.contact_id, CAST($2 AS TEXT), CAST($3 AS BIGINT), v.last_seq FROM {rows} WHERE TRUE
+         ON CONFLICT (topic_id, contact_id) DO UPDATE
+         SET standing = excluded.standing, since = excluded.since, last_seq = excluded.last_seq",
+        args![topic_id, standing.as_str(), at],
+        Rows::new().i64("contact_id", contacts.iter().copied()).i64("last_seq", first_seq..first_seq + contacts.len() as i64),
+    )
+    .await?;
+    Ok(())
+}
+
 /// A person's standings: topic name, standing, since when; topics never touched are left out.
 pub(super) async fn standings_of(db: &mut impl Connection, contact_id: i64) -> Result<Vec<(String, Standing, Time)>, DbError> {
     // Joined from the few topics so that the table's key (topic first) serves it.

@@ -14,6 +14,7 @@ mod demo;
 mod example;
 mod harness;
 mod import;
+mod python_mail;
 mod segment;
 mod tidy;
 mod web;
