@@ -28,7 +28,7 @@ fn mistakes_of_every_kind_and_file_come_at_once_with_their_place() {
         .collect();
     for (place, part) in [
         ("weekly.md:3:", "template"),
-        ("weekly.toml:2:15 ", "frist_name"),
+        ("weekly.toml:2:23 ", "frist_name"),
         ("weekly.toml:3:", "newletter"),
         ("weekly.toml:6:11 ", "25"),
         ("weekly.toml:7:", "Asia/Taipai"),
