@@ -77,7 +77,7 @@ impl Out {
         if self.json {
             let text = text.trim_start_matches("error: ");
             let (message, hint) = text.split_once("\nhint: ").map_or((text, None), |(message, hint)| (message, Some(hint)));
-            let _ = self.document(&serde_json::json!({ "error": message, "hint": hint }));
+            let _ = self.document(&serde_json::json!({ "error": message.replace("\n  because ", ": "), "hint": hint }));
         }
     }
 

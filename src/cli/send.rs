@@ -240,7 +240,7 @@ fn print(context: &Context, summary: &RunSummary) -> Outcome {
             context.out.data(format!("  {name:<10} {count:>9}"));
         }
     }
-    if summary.audience == 0 {
+    if summary.audience == 0 && summary.state == "done" {
         context
             .out
             .say("Nobody was picked: is anybody subscribed to its topic, and does the audience fit anybody? See `optin segment list`.");

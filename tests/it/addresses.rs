@@ -8,6 +8,11 @@ use optin::contact::Address;
 const DEVIATIONS: &[(&str, bool, &str)] = &[
     ("test@io", false, "a domain without a dot is a mistake in a list"),
     ("test@nic.no", true, "resolved or not, the domain is well formed"),
+    (
+        r#""abcdefghijklmnopqrstuvwxyz abcdefghijklmnopqrstuvwxyz abcdefg\h"@iana.org"#,
+        true,
+        "written with 65 octets; without the needless backslash, as it goes over the wire, it has the 64 that are allowed",
+    ),
 ];
 
 struct Case {
