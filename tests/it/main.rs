@@ -5,10 +5,14 @@
 mod support;
 
 mod addresses;
+mod campaign;
 mod config;
+mod consent;
 mod example;
+mod faults;
 mod harness;
 mod import;
 mod segment;
+mod send;
 mod tidy;
 mod web;
