@@ -137,18 +137,14 @@ pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segme
     Ok(picked)
 }
 
-/// The unfinished run of a campaign that `send` goes on with, else the last manual one.
-pub async fn manual_run(db: &mut impl Connection, campaign: &str) -> Result<Option<Run>, DbError> {
-    let runs = sql::list(db, Some(campaign), 1_000).await?;
-    let unfinished = runs.iter().find(|run| !run.state.is_final()).cloned();
-    Ok(unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with("manual-") && run.state == RunState::Done)))
-}
-
-/// A firing key for the next manual run.
-pub async fn next_manual_firing(db: &mut impl Connection, campaign: &str) -> Result<String, DbError> {
+/// The unfinished run of a campaign that `send` goes on with, else the last manual one that is done;
+/// and the firing key for the next manual run, from the same look.
+pub async fn manual_run(db: &mut impl Connection, campaign: &str) -> Result<(Option<Run>, String), DbError> {
     let runs = sql::list(db, Some(campaign), 100_000).await?;
     let last = runs.iter().filter_map(|run| run.firing.strip_prefix("manual-")?.parse::<u32>().ok()).max().unwrap_or(0);
-    Ok(format!("manual-{}", last + 1))
+    let unfinished = runs.iter().find(|run| !run.state.is_final()).cloned();
+    let known = unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with("manual-") && run.state == RunState::Done));
+    Ok((known, format!("manual-{}", last + 1)))
 }
 
 /// A schedule ready to be asked.

@@ -365,28 +365,33 @@ pub fn prepare_context(instance: &Instance, run: &Run) -> Result<RunContext, Run
 pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Option<Time>) -> Result<(Run, bool), RunError> {
     let config_campaign = instance.campaign(campaign).map_err(RunError::Refused)?;
     let now = instance.clock.now();
-    let known = runs::manual_run(&mut instance.db.clone(), campaign).await?;
-    match known {
-        Some(run) if !run.state.is_final() && at.is_some() => {
-            return Err(RunError::Refused(format!(
-                "{campaign} has a run that is {} already, due {}: a second one would mail everybody twice\n\
-                 hint: `optin run cancel {}` first",
-                run.state.as_str(),
-                run.scheduled_at,
-                run.id
-            )));
-        }
-        Some(run) if !run.state.is_final() => return Ok((run, false)),
-        Some(run) if run.state.is_final() && !again => return Ok((run, false)),
-        _ => {}
-    }
     let definition = Definition::new(&instance.config, config_campaign);
-    let links = super::links_of(&definition, instance)?;
+    let mut links = None;
     for _ in 0..10 {
-        let firing = runs::next_manual_firing(&mut instance.db.clone(), campaign).await?;
+        // What is known and the next firing come from one look: whoever was faster since has taken
+        // that firing, and we look again.
+        let (known, firing) = runs::manual_run(&mut instance.db.clone(), campaign).await?;
+        match known {
+            Some(run) if !run.state.is_final() && at.is_some() => {
+                return Err(RunError::Refused(format!(
+                    "{campaign} has a run that is {} already, due {}: a second one would mail everybody twice\n\
+                     hint: `optin run cancel {}` first",
+                    run.state.as_str(),
+                    run.scheduled_at,
+                    run.id
+                )));
+            }
+            Some(run) if !run.state.is_final() => return Ok((run, false)),
+            Some(run) if !again => return Ok((run, false)),
+            _ => {}
+        }
+        if links.is_none() {
+            links = Some(super::links_of(&definition, instance)?);
+        }
         let mut tx = instance.db.begin().await?;
         let topic_id = consent::ops::topic_id(&mut tx, &definition.topic, &instance.entropy, now).await?;
-        let new = NewRun { definition: &definition, topic_id, firing: &firing, scheduled_at: at.unwrap_or(now), links: &links };
+        let links = links.as_deref().unwrap_or_default();
+        let new = NewRun { definition: &definition, topic_id, firing: &firing, scheduled_at: at.unwrap_or(now), links };
         let made = runs::create_run(&mut tx, new, &instance.entropy, now).await?;
         tx.commit().await?;
         if let Some(run) = made {

@@ -5,16 +5,20 @@
 mod support;
 
 mod addresses;
+mod campaign;
 mod check;
 mod cli;
 mod config;
 mod confirm;
+mod consent;
 mod corpora;
 mod demo;
 mod example;
+mod faults;
 mod harness;
 mod import;
 mod python_mail;
 mod segment;
+mod send;
 mod tidy;
 mod web;

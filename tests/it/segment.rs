@@ -174,7 +174,7 @@ fn same_when_written_canonically(source: &str, rule: &Rule, catalog: &Catalog) -
 
 // Rules ------------------------------------------------------------------------------------------
 
-fn catalog() -> Catalog {
+pub(crate) fn catalog() -> Catalog {
     let attributes = [
         ("city", AttributeType::Text),
         ("nick", AttributeType::Text),
