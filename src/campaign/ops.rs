@@ -1,6 +1,6 @@
 //! Use cases on runs and schedules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::tz::TimeZone;
 
@@ -116,13 +116,14 @@ pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, n
 pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segment::Sql) -> Result<Vec<i64>, DbError> {
     let candidates = sql::next_candidates(tx, run.topic_id, rule, run.audience_cursor, AUDIENCE_BLOCK).await?;
     let mut excluded: BTreeMap<String, i64> = serde_json::from_str(&run.excluded).unwrap_or_default();
+    let reached = reached_before(tx, run, &candidates).await?;
     let mut picked = Vec::with_capacity(candidates.len());
     for (contact_id, standing, suppressed) in &candidates {
         let facts = super::Facts {
             standing: Standing::from_stored(Some(standing)),
             suppressed: suppressed.then(String::new),
             in_audience: true,
-            already_in_run: false,
+            already_in_run: reached.contains(contact_id),
         };
         match super::decide(&facts) {
             super::Verdict::Send => picked.push(*contact_id),
@@ -137,14 +138,38 @@ pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segme
     Ok(picked)
 }
 
+/// Runs that were cancelled or failed half-way, and that `run` finishes: what they had sent counts.
+/// None for a run that was asked to begin anew, and for scheduled ones.
+pub async fn runs_to_finish(db: &mut impl Connection, run: &Run) -> Result<Vec<i64>, DbError> {
+    if !run.firing.starts_with(MANUAL) || run.firing.ends_with(AGAIN) {
+        return Ok(Vec::new());
+    }
+    let earlier = sql::runs_before(db, &run.campaign, run.id).await?;
+    let by_hand = earlier.into_iter().filter(|(_, firing, _)| firing.starts_with(MANUAL));
+    Ok(by_hand.take_while(|(_, _, state)| *state != RunState::Done).map(|(id, _, _)| id).collect())
+}
+
+async fn reached_before(tx: &mut Tx, run: &Run, candidates: &[(i64, String, bool)]) -> Result<BTreeSet<i64>, DbError> {
+    let mut reached = BTreeSet::new();
+    for earlier in runs_to_finish(tx, run).await? {
+        reached.extend(sql::reached_in(tx, earlier, candidates.iter().map(|(contact_id, _, _)| *contact_id)).await?);
+    }
+    Ok(reached)
+}
+
+/// Firing keys of runs that a person started: `manual-3`, or `manual-4-again`.
+const MANUAL: &str = "manual-";
+const AGAIN: &str = "-again";
+
 /// The unfinished run of a campaign that `send` goes on with, else the last manual one that is done;
 /// and the firing key for the next manual run, from the same look.
-pub async fn manual_run(db: &mut impl Connection, campaign: &str) -> Result<(Option<Run>, String), DbError> {
+pub async fn manual_run(db: &mut impl Connection, campaign: &str, again: bool) -> Result<(Option<Run>, String), DbError> {
     let runs = sql::list(db, Some(campaign), 100_000).await?;
-    let last = runs.iter().filter_map(|run| run.firing.strip_prefix("manual-")?.parse::<u32>().ok()).max().unwrap_or(0);
+    let last =
+        runs.iter().filter_map(|run| run.firing.strip_prefix(MANUAL)?.trim_end_matches(AGAIN).parse::<u32>().ok()).max().unwrap_or(0);
     let unfinished = runs.iter().find(|run| !run.state.is_final()).cloned();
-    let known = unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with("manual-") && run.state == RunState::Done));
-    Ok((known, format!("manual-{}", last + 1)))
+    let known = unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with(MANUAL) && run.state == RunState::Done));
+    Ok((known, format!("{MANUAL}{}{}", last + 1, if again { AGAIN } else { "" })))
 }
 
 /// A schedule ready to be asked.

@@ -161,7 +161,8 @@ fn first_real_moment(local: DateTime, zone: &TimeZone) -> Option<Time> {
     match ambiguous.offset() {
         AmbiguousOffset::Gap { before, .. } => {
             let inside = before.to_timestamp(local).ok()?;
-            let jump = zone.preceding(inside).next()?;
+            // The first moment of a gap (midnight in Santiago) is the jump itself: look from just after.
+            let jump = zone.preceding(inside.checked_add(jiff::Span::new().seconds(1)).ok()?).next()?;
             Some(Time::from(jump.timestamp()))
         }
         _ => ambiguous.compatible().ok().map(Time::from),

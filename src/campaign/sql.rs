@@ -177,6 +177,35 @@ pub async fn audience_counts(
     db.rows(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
 }
 
+/// Runs of a campaign before run `before`, latest first: id, firing key, state.
+pub(super) async fn runs_before(db: &mut impl Connection, campaign: &str, before: i64) -> Result<Vec<(i64, String, RunState)>, DbError> {
+    let rows =
+        db.rows("SELECT id, firing, state FROM run WHERE campaign = $1 AND id < $2 ORDER BY id DESC", args![campaign, before]).await?;
+    rows.iter()
+        .map(|row| {
+            let state: String = row.get(2)?;
+            let known =
+                RunState::from_stored(&state).ok_or_else(|| DbError::Unexpected(format!("a run is in the unknown state `{state}`")))?;
+            Ok((row.get(0)?, row.get(1)?, known))
+        })
+        .collect()
+}
+
+/// Which of these contacts a run has mailed, or may have.
+pub(super) async fn reached_in(tx: &mut Tx, run_id: i64, contacts: impl Iterator<Item = i64>) -> Result<Vec<i64>, DbError> {
+    let rows = tx
+        .bulk_fetch(
+            "SELECT d.contact_id
+             FROM {rows}
+             JOIN delivery d ON d.run_id = $1 AND d.contact_id = v.contact_id
+             WHERE d.state IN ('sent', 'in_doubt')",
+            args![run_id],
+            Rows::new().i64("contact_id", contacts),
+        )
+        .await?;
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
 /// Moves the audience's cursor and counts.
 pub(super) async fn move_cursor(tx: &mut Tx, run: &Run) -> Result<(), DbError> {
     tx.execute_one(

@@ -143,6 +143,11 @@ pub async fn is_finished(db: &mut impl Connection, run_id: i64) -> Result<bool, 
     Ok(sql::next_due(db, run_id).await?.is_none() && !sql::any_claimed(db, run_id).await?)
 }
 
+/// Whether a worker holds deliveries of a run.
+pub async fn any_claimed(db: &mut impl Connection, run_id: i64) -> Result<bool, DbError> {
+    sql::any_claimed(db, run_id).await
+}
+
 /// When the next delivery of a run is due.
 pub async fn next_due(db: &mut impl Connection, run_id: i64) -> Result<Option<Time>, DbError> {
     sql::next_due(db, run_id).await

@@ -33,6 +33,9 @@ const SAMPLE_BLOCK: usize = 500;
 /// How often a running pass looks whether its run was paused or cancelled.
 const WATCH_EVERY: Duration = Duration::from_millis(300);
 
+/// How soon we look again whether the sessions of an earlier run have ended.
+const WAIT_FOR_EARLIER_MS: i64 = 500;
+
 /// Why a run does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -142,6 +145,12 @@ impl Worker {
             run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
         }
         if run.state == RunState::Preparing {
+            // A run cancelled a moment ago may still end its last conversations: what they sent counts.
+            for earlier in runs::runs_to_finish(&mut db.clone(), &run).await? {
+                if deliveries::any_claimed(&mut db.clone(), earlier).await? {
+                    return Ok(Ending::Waits(self.instance.clock.now().plus(WAIT_FOR_EARLIER_MS)));
+                }
+            }
             self.or_fail(run_id, self.write_audience(&mut run, &stop).await).await?;
             run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
         }
@@ -370,7 +379,7 @@ pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Opt
     for _ in 0..10 {
         // What is known and the next firing come from one look: whoever was faster since has taken
         // that firing, and we look again.
-        let (known, firing) = runs::manual_run(&mut instance.db.clone(), campaign).await?;
+        let (known, firing) = runs::manual_run(&mut instance.db.clone(), campaign, again).await?;
         match known {
             Some(run) if !run.state.is_final() && at.is_some() => {
                 return Err(RunError::Refused(format!(

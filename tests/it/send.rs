@@ -254,6 +254,28 @@ on_each_database!(
 );
 
 on_each_database!(
+    async fn cancelled_and_sent_again_everybody_has_it_once(database) {
+        let sink = Sink::with(Script { reply_delay: std::time::Duration::from_millis(10), ..Script::default() });
+        let shop = shop(&database, &sink);
+        people(&shop, 200);
+        let sending = shop.command(&["send", "weekly", "--json"]).spawn();
+        sink.wait_for(20, 30);
+        let run = shop.optin(&["run", "list", "--json"]).exits(0).json()["runs"][0]["run"].to_string();
+        shop.optin(&["run", "cancel", &run]).exits(0);
+        // At once, while the last conversations of the cancelled run may still go on.
+        sink.script(|script| script.reply_delay = std::time::Duration::ZERO);
+        let rest = send(&shop, &["--wait", "10"]).exits(0).json();
+        assert_eq!(sending.wait(20).0, 1);
+        assert_ne!(rest["run"].to_string(), run);
+        each_once(&sink.received(), 200);
+        let before = rest["excluded"]["already_in_run"].as_u64().unwrap();
+        assert_eq!(rest["sent"].as_u64().unwrap() + before, 200, "{rest}");
+        // Asked for expressly, it goes to all of them again.
+        assert_eq!(send(&shop, &["--again"]).exits(0).json()["sent"], 200);
+    }
+);
+
+on_each_database!(
     async fn a_template_that_fails_for_one_skips_one_and_for_all_fails_the_run(database) {
         let sink = Sink::start();
         let shop = shop(&database, &sink);
