@@ -17,7 +17,7 @@ const SQLITE_READERS: u32 = 4;
 const SQLITE_CACHE_KIB: i64 = 65_536;
 /// Page cache of the writer: bulk writing comes ordered, and more would only make memory grow with
 /// the file.
-const SQLITE_WRITER_CACHE_KIB: i64 = 65_536;
+const SQLITE_WRITER_CACHE_KIB: i64 = 32_768;
 /// Connections to PostgreSQL from one node.
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// How long to wait for a free connection before saying so.

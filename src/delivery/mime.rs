@@ -196,6 +196,27 @@ fn canonical_line_ends(body: &str) -> String {
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 
+/// What may stand for itself inside a line of quoted-printable, blanks among them.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0x20;
+    while byte < 0x7f {
+        plain[byte] = byte != b'=' as usize;
+        byte += 1;
+    }
+    plain[b'\t' as usize] = true;
+    plain
+};
+
+/// How many bytes at the start of `bytes` go out as they are, at most `room`: most of a mail, so they
+/// are copied together.
+fn plain_run(bytes: &[u8], room: usize) -> usize {
+    let run = bytes.iter().take(room).take_while(|byte| PLAIN[usize::from(**byte)]).count();
+    // A blank at the end of a line must be encoded.
+    let ends_line = matches!(bytes.get(run), None | Some(b'\r' | b'\n'));
+    if ends_line && run > 0 && matches!(bytes[run - 1], b' ' | b'\t') { run - 1 } else { run }
+}
+
 /// RFC 2045 section 6.7. A dot at the start of a line and `From ` are encoded too, so that no relay
 /// on the way changes them.
 fn push_quoted_printable(out: &mut Vec<u8>, body: &str) {
@@ -204,6 +225,15 @@ fn push_quoted_printable(out: &mut Vec<u8>, body: &str) {
     let mut index = 0;
     while index < bytes.len() {
         let byte = bytes[index];
+        if column > 0 || !matches!(byte, b'.' | b'F') {
+            let run = plain_run(&bytes[index..], LINE - 1 - column);
+            if run > 0 {
+                out.extend_from_slice(&bytes[index..index + run]);
+                column += run;
+                index += run;
+                continue;
+            }
+        }
         match byte {
             b'\r' | b'\n' => {
                 if byte == b'\r' && bytes.get(index + 1) == Some(&b'\n') {

@@ -302,7 +302,15 @@ impl Session {
 
     /// The message and the final dot, after [`Session::envelope`] said yes.
     pub async fn body(&mut self, message: &[u8]) -> Result<Reply, Failure> {
-        let reply = tokio::time::timeout(FINAL_REPLY_TIMEOUT, self.connection.message(message)).await.map_err(|_| Failure::Broken {
+        let talk = async {
+            match std::str::from_utf8(message) {
+                // lettre doubles leading dots byte by byte, and writes the final dot by itself: one more
+                // packet a mail. Ours has no leading dots (see `mime`), so it goes out as it is.
+                Ok(text) if !text.starts_with('.') && !text.contains("\n.") => self.connection.command(Body(text)).await,
+                _ => self.connection.message(message).await,
+            }
+        };
+        let reply = tokio::time::timeout(FINAL_REPLY_TIMEOUT, talk).await.map_err(|_| Failure::Broken {
             stage: Stage::Final,
             reason: format!("the relay did not confirm the message within {} s", FINAL_REPLY_TIMEOUT.as_secs()),
         })?;
@@ -313,6 +321,16 @@ impl Session {
     /// Says goodbye; does not wait for long.
     pub async fn quit(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.connection.quit()).await;
+    }
+}
+
+/// A message without leading dots, and the final dot.
+struct Body<'a>(&'a str);
+
+impl fmt::Display for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)?;
+        f.write_str("\r\n.\r\n")
     }
 }
 
