@@ -168,7 +168,9 @@ pub async fn manual_run(db: &mut impl Connection, campaign: &str, again: bool) -
     let last =
         runs.iter().filter_map(|run| run.firing.strip_prefix(MANUAL)?.trim_end_matches(AGAIN).parse::<u32>().ok()).max().unwrap_or(0);
     let unfinished = runs.iter().find(|run| !run.state.is_final()).cloned();
-    let known = unfinished.or_else(|| runs.into_iter().find(|run| run.firing.starts_with(MANUAL) && run.state == RunState::Done));
+    // A run that found nobody sent nothing: there is nothing to repeat.
+    let done = |run: &Run| run.firing.starts_with(MANUAL) && run.state == RunState::Done && run.audience > 0;
+    let known = unfinished.or_else(|| runs.into_iter().find(done));
     Ok((known, format!("{MANUAL}{}{}", last + 1, if again { AGAIN } else { "" })))
 }
 

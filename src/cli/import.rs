@@ -54,9 +54,9 @@ struct Contacts {
     /// A topic of topics.toml; may be given more than once.
     #[arg(long)]
     topic: Vec<String>,
-    /// What they agreed to.
-    #[arg(long, value_enum, default_value = "none")]
-    consent: Consent,
+    /// What they agreed to; without it, only their data is brought in.
+    #[arg(long, value_enum)]
+    consent: Option<Consent>,
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
@@ -115,10 +115,12 @@ impl AfterBatch for Grants {
 
 impl Contacts {
     async fn run(self, context: &Context) -> Outcome {
-        if self.topic.is_empty() && !matches!(self.consent, Consent::None) {
+        // Said aloud, `--consent none` may stand beside a topic; forgotten, it is a mistake.
+        let consent = self.consent.unwrap_or(Consent::None);
+        if self.topic.is_empty() && !matches!(consent, Consent::None) {
             return Err(Failure::Failed(anyhow::anyhow!("consent to what?\nhint: name a topic with `--topic`, or use `--consent none`")));
         }
-        if !self.topic.is_empty() && matches!(self.consent, Consent::None) {
+        if !self.topic.is_empty() && self.consent.is_none() {
             return Err(Failure::Failed(anyhow::anyhow!(
                 "`--topic` without `--consent` would subscribe nobody\nhint: add `--consent confirmed --source \"where they agreed\"`, or leave out `--topic`"
             )));
@@ -139,7 +141,7 @@ impl Contacts {
         let bar = context.out.bar(bytes, "import");
         let mut grants = Grants {
             topics,
-            consent: match self.consent {
+            consent: match consent {
                 Consent::Confirmed => DeclaredConsent::Confirmed,
                 Consent::Pending => DeclaredConsent::Pending,
                 Consent::None => DeclaredConsent::None,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
@@ -104,6 +105,8 @@ async fn open_postgres(url: &str) -> Result<Db> {
         ("timezone", "UTC"),
         ("work_mem", POSTGRES_WORK_MEM),
     ]);
+    // A pool that cannot connect says only that it timed out; one plain connection says why.
+    sqlx::PgConnection::connect_with(&connect).await.map_err(failed)?.close().await.map_err(failed)?;
     let pool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
