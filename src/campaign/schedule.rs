@@ -207,7 +207,10 @@ fn check_field(field: &str, name: &str, lowest: u32, highest: u32, names: &[&str
                 if end.contains(['L', 'W', '#']) {
                     format!("`{end}`: `L`, `W` and `#` are not supported in the {name} field")
                 } else {
-                    format!("`{end}` is not a {name} ({lowest} to {highest}{})", if names.is_empty() { "" } else { ", or a name" })
+                    format!(
+                        "`{end}` does not fit the {name} field ({lowest} to {highest}{})",
+                        if names.is_empty() { "" } else { ", or a name" }
+                    )
                 }
             })?);
         }

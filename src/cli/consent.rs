@@ -86,7 +86,7 @@ async fn grant(context: &Context, email: &str, topic: &str, source: String, conf
         wording_hash: None,
         evidence: None,
     };
-    let change = consent::ledger::append(&mut tx, &[event], now, false).await?.remove(0);
+    let change = consent::ledger::append(&mut tx, &[event], now).await?.remove(0);
     if change.after != Standing::Subscribed {
         tx.rollback().await?;
         return refused(format!(

@@ -43,17 +43,15 @@ pub struct Verification {
     pub head: String,
 }
 
-/// Appends events in order and moves standings with them, in the caller's transaction.
-///
-/// `fresh` says that no contact in `events` can have a standing yet (an import of new contacts), so
-/// that none needs to be read. Answers one [`Change`] an event.
-pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time, fresh: bool) -> Result<Vec<Change>, DbError> {
+/// Appends events in order and moves standings with them, in the caller's transaction. Answers one
+/// [`Change`] an event.
+pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time) -> Result<Vec<Change>, DbError> {
     if events.is_empty() {
         return Ok(Vec::new());
     }
     let topics = sql::topics(tx).await?;
     let (mut seq, mut hash) = sql::lock_head(tx).await?;
-    let mut standings = if fresh { Default::default() } else { sql::standings(tx, &pairs_to_read(events)).await? };
+    let mut standings = sql::standings(tx, &pairs_to_read(events)).await?;
     let mut changes = Vec::with_capacity(events.len());
     let mut upserts: Vec<(i64, i64, Standing, i64)> = Vec::with_capacity(events.len());
     let mut upsert_of = HashMap::with_capacity(events.len());

@@ -30,7 +30,7 @@ pub async fn ensure_topic(db: &Db, name: &str, entropy: &Entropy, now: Time) -> 
 /// Appends one event in a transaction of its own.
 pub async fn record(db: &Db, event: NewEvent, now: Time) -> Result<Change, DbError> {
     let mut tx = db.begin().await?;
-    let change = ledger::append(&mut tx, &[event], now, false).await?.remove(0);
+    let change = ledger::append(&mut tx, &[event], now).await?.remove(0);
     tx.commit().await?;
     Ok(change)
 }
@@ -65,7 +65,7 @@ pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<With
         })
         .map(|topic_id| NewEvent { topic_id, ..request.clone() })
         .collect();
-    let changes = ledger::append(tx, &events, now, false).await?;
+    let changes = ledger::append(tx, &events, now).await?;
     Ok(Withdrawal { changed: changes.iter().any(|change| change.before != change.after) })
 }
 
@@ -182,7 +182,7 @@ pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request,
     if super::invitation::ask(tx, event.contact_id, event.topic_id, now).await?
         || sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str())
     {
-        ledger::append(tx, &[NewEvent { action: Action::Requested, ..event }], now, false).await?;
+        ledger::append(tx, &[NewEvent { action: Action::Requested, ..event }], now).await?;
     }
     Ok(Request::Asked)
 }
@@ -214,7 +214,7 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {
         return Ok(Confirmation::NotAsked);
     }
-    ledger::append(tx, &[NewEvent { action: Action::Confirmed, ..event }], now, false).await?;
+    ledger::append(tx, &[NewEvent { action: Action::Confirmed, ..event }], now).await?;
     Ok(Confirmation::Confirmed)
 }
 

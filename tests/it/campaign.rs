@@ -70,7 +70,7 @@ on_each_database!(
                         wording_hash: None,
                         evidence: None,
                     };
-                    standing = consent::ledger::append(&mut tx, &[event], NOW, false).await.unwrap()[0].after;
+                    standing = consent::ledger::append(&mut tx, &[event], NOW).await.unwrap()[0].after;
                 }
                 let suppressed = entropy.chance(0.2);
                 if suppressed {
