@@ -47,6 +47,11 @@ impl Standing {
         }
     }
 
+    /// Whether a withdrawal would change something.
+    pub fn can_withdraw(self) -> bool {
+        matches!(self, Standing::Pending | Standing::Subscribed | Standing::Paused)
+    }
+
     /// Reads a stored standing; anything unknown counts as no permission.
     pub fn from_stored(text: Option<&str>) -> Self {
         match text {

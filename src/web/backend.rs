@@ -60,20 +60,20 @@ impl Permission for Consents {
         Box::pin(async move {
             let instance = &self.instance;
             let mut out = Vec::new();
-            let known: HashMap<String, consent::Standing> = consent::ops::standings(&mut instance.db.clone(), contact_id)
+            let known: HashMap<String, Standing> = consent::ops::standings(&mut instance.db.clone(), contact_id)
                 .await?
                 .into_iter()
                 .map(|(topic, standing, _)| (topic, standing))
                 .collect();
             for topic in instance.config.topics.keys() {
                 let topic_id = consent::ops::ensure_topic(&instance.db, topic, &instance.entropy, instance.clock.now()).await?;
-                out.push(TopicStanding { topic_id, topic: topic.clone(), standing: page_standing(known.get(topic).copied()) });
+                out.push(TopicStanding { topic_id, topic: topic.clone(), standing: known.get(topic).copied().unwrap_or(Standing::None) });
             }
             for (topic_id, topic) in consent::ops::topics(&mut instance.db.clone()).await? {
                 if !instance.config.topics.contains_key(&topic)
                     && let Some(standing) = known.get(&topic)
                 {
-                    out.push(TopicStanding { topic_id, topic, standing: page_standing(Some(*standing)) });
+                    out.push(TopicStanding { topic_id, topic, standing: *standing });
                 }
             }
             Ok(out)
@@ -107,16 +107,6 @@ impl Permission for Consents {
                 consent::ops::Request::Asked => Resubscribed::Pending,
             })
         })
-    }
-}
-
-fn page_standing(standing: Option<consent::Standing>) -> Standing {
-    match standing.unwrap_or(consent::Standing::None) {
-        consent::Standing::None => Standing::None,
-        consent::Standing::Pending => Standing::Pending,
-        consent::Standing::Subscribed => Standing::Subscribed,
-        consent::Standing::Paused => Standing::Paused,
-        consent::Standing::Unsubscribed => Standing::Unsubscribed,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::pin::Pin;
 
 use crate::clock::Time;
+pub use crate::consent::Standing;
 use crate::db::Tx;
 
 /// The future that a seam's method answers with (boxed, so that the traits are object-safe).
@@ -49,28 +50,6 @@ pub struct Act {
     pub ip: Option<String>,
     /// Its user agent.
     pub agent: Option<String>,
-}
-
-/// Where somebody stands on a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Never asked.
-    None,
-    /// Asked, not confirmed.
-    Pending,
-    /// Gets it.
-    Subscribed,
-    /// Gets it again later.
-    Paused,
-    /// Left.
-    Unsubscribed,
-}
-
-impl Standing {
-    /// True where a withdrawal would change something.
-    pub fn can_withdraw(self) -> bool {
-        matches!(self, Standing::Pending | Standing::Subscribed | Standing::Paused)
-    }
 }
 
 /// A topic and where one person stands on it.
