@@ -55,6 +55,15 @@ impl Consents {
     }
 }
 
+impl Consents {
+    /// Whether the topic's `opt_in` is `single`: asking is enough.
+    async fn takes_single_opt_in(&self, topic_id: i64) -> anyhow::Result<bool> {
+        let topics = consent::ops::topics(&mut self.instance.db.clone()).await?;
+        let topic = topics.get(&topic_id).and_then(|name| self.instance.config.topics.get(name));
+        Ok(topic.is_some_and(|topic| !topic.double_opt_in))
+    }
+}
+
 impl Permission for Consents {
     fn standings<'a>(&'a self, contact_id: i64) -> Answer<'a, Vec<TopicStanding>> {
         Box::pin(async move {
@@ -101,6 +110,15 @@ impl Permission for Consents {
 
     fn resubscribe<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Resubscribed> {
         Box::pin(async move {
+            if self.takes_single_opt_in(topic_id).await? {
+                // Whoever withdrew from anything is asked by mail first, also about a topic they never
+                // touched: the link may have been forwarded.
+                let standings = consent::ops::standings(tx, act.contact_id).await?;
+                if !standings.iter().any(|(_, standing, _)| *standing == Standing::Unsubscribed) {
+                    consent::ledger::append(tx, &[self.event(act, topic_id, Action::Granted)], act.at).await?;
+                    return Ok(Resubscribed::Before);
+                }
+            }
             let event = self.event(act, topic_id, Action::Requested);
             Ok(match consent::ops::request(tx, event, act.at).await? {
                 consent::ops::Request::Already => Resubscribed::Before,

@@ -77,7 +77,7 @@ pub enum Confirmed {
 /// What asking to come back did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resubscribed {
-    /// Nothing to do: subscribed before.
+    /// Subscribed, before or by this (a topic with single opt-in): nothing more to do.
     Before,
     /// Pending: a confirmation mail goes out, and only it brings the person back.
     Pending,
@@ -99,8 +99,9 @@ pub trait Permission: Send + Sync {
     /// when it was made: one from before a withdrawal does not undo it.
     fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, expires: Time) -> Answer<'a, Confirmed>;
 
-    /// Makes a subscription pending and lets a confirmation mail be sent (limited, so that nobody
-    /// can be flooded with them).
+    /// Subscribes where the topic's opt-in is single and nobody withdrew; otherwise makes a
+    /// subscription pending and lets a confirmation mail be sent (limited, so that nobody can be
+    /// flooded with them).
     fn resubscribe<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Resubscribed>;
 }
 

@@ -7,7 +7,7 @@ use crate::support::{self, http, on_each_database};
 const FILES: &[(&str, &str)] = &[
     (
         "topics.toml",
-        "[letter]\nname = \"Letter\"\ndescription = \"Weekly\"\nopt_in = \"double\"\n\n[offers]\nname = \"Offers\"\ndescription = \"Now and then\"\nopt_in = \"double\"\n",
+        "[letter]\nname = \"Letter\"\ndescription = \"Weekly\"\nopt_in = \"double\"\n\n[offers]\nname = \"Offers\"\ndescription = \"Now and then\"\nopt_in = \"double\"\n\n[news]\nname = \"News\"\nopt_in = \"single\"\n",
     ),
     ("campaigns/hello.toml", "topic = \"letter\"\nsubject = \"Hello\"\nbody = \"hello.md\"\n"),
     ("campaigns/hello.md", "Hello\n"),
@@ -59,6 +59,7 @@ on_each_database! {
             assert_eq!(saved.status, 200, "{}", saved.text());
         }
         assert_eq!(standing(&instance, "offers"), "pending");
+        assert_eq!(standing(&instance, "news"), "subscribed", "single opt-in needs no mail");
 
         let mails = sink.wait_for(2, 20);
         let question = String::from_utf8_lossy(&mails[1].data).into_owned();
