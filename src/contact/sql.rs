@@ -19,11 +19,6 @@ pub fn columns(schema: &Schema) -> String {
     out
 }
 
-/// Number of columns that [`columns`] names.
-pub fn column_count(schema: &Schema) -> usize {
-    9 + schema.attributes().count()
-}
-
 /// Reads a contact whose columns start at `first`.
 pub fn read(schema: &Schema, row: &Row, first: usize) -> Result<Contact, DbError> {
     let mut attributes = BTreeMap::new();
