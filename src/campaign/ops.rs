@@ -111,27 +111,43 @@ pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, n
     Ok(next)
 }
 
+/// Somebody whom a run will mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picked {
+    /// The contact.
+    pub contact_id: i64,
+    /// The address as compared.
+    pub email_key: String,
+}
+
+impl Picked {
+    /// The address's domain, as compared.
+    pub fn domain(&self) -> &str {
+        self.email_key.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+}
+
 /// The next people of a run's audience, and whether the audience is complete with them. The caller
 /// writes their deliveries in the same transaction; `run` is moved on.
-pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segment::Sql) -> Result<Vec<i64>, DbError> {
+pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segment::Sql) -> Result<Vec<Picked>, DbError> {
     let candidates = sql::next_candidates(tx, run.topic_id, rule, run.audience_cursor, AUDIENCE_BLOCK).await?;
     let mut excluded: BTreeMap<String, i64> = serde_json::from_str(&run.excluded).unwrap_or_default();
     let reached = reached_before(tx, run, &candidates).await?;
     let mut picked = Vec::with_capacity(candidates.len());
-    for (contact_id, standing, suppressed) in &candidates {
+    run.audience_done = candidates.len() < AUDIENCE_BLOCK as usize;
+    run.audience_cursor = candidates.last().map_or(run.audience_cursor, |candidate| candidate.contact_id);
+    for candidate in candidates {
         let facts = super::Facts {
-            standing: Standing::from_stored(Some(standing)),
-            suppressed: suppressed.then(String::new),
+            standing: Standing::from_stored(Some(&candidate.standing)),
+            suppressed: candidate.suppressed.then(String::new),
             in_audience: true,
-            already_in_run: reached.contains(contact_id),
+            already_in_run: reached.contains(&candidate.contact_id),
         };
         match super::decide(&facts) {
-            super::Verdict::Send => picked.push(*contact_id),
+            super::Verdict::Send => picked.push(Picked { contact_id: candidate.contact_id, email_key: candidate.email_key }),
             super::Verdict::Skip(reason) => *excluded.entry(reason.code().to_owned()).or_default() += 1,
         }
     }
-    run.audience_done = candidates.len() < AUDIENCE_BLOCK as usize;
-    run.audience_cursor = candidates.last().map_or(run.audience_cursor, |(contact_id, _, _)| *contact_id);
     run.audience += picked.len() as i64;
     run.excluded = serde_json::to_string(&excluded).unwrap_or_else(|_| "{}".to_owned());
     sql::move_cursor(tx, run).await?;
@@ -149,10 +165,10 @@ pub async fn runs_to_finish(db: &mut impl Connection, run: &Run) -> Result<Vec<i
     Ok(by_hand.take_while(|(_, _, state)| *state != RunState::Done).map(|(id, _, _)| id).collect())
 }
 
-async fn reached_before(tx: &mut Tx, run: &Run, candidates: &[(i64, String, bool)]) -> Result<BTreeSet<i64>, DbError> {
+async fn reached_before(tx: &mut Tx, run: &Run, candidates: &[sql::Candidate]) -> Result<BTreeSet<i64>, DbError> {
     let mut reached = BTreeSet::new();
     for earlier in runs_to_finish(tx, run).await? {
-        reached.extend(sql::reached_in(tx, earlier, candidates.iter().map(|(contact_id, _, _)| *contact_id)).await?);
+        reached.extend(sql::reached_in(tx, earlier, candidates.iter().map(|candidate| candidate.contact_id)).await?);
     }
     Ok(reached)
 }

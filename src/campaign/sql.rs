@@ -138,6 +138,16 @@ pub const AUDIENCE_FROM: &str = "FROM subscription s
      LEFT JOIN suppression x ON x.email_key = c.email_key
      WHERE s.topic_id = $1";
 
+/// Somebody whom a rule picks.
+pub(super) struct Candidate {
+    pub(super) contact_id: i64,
+    /// As stored.
+    pub(super) standing: String,
+    pub(super) suppressed: bool,
+    /// The address as compared.
+    pub(super) email_key: String,
+}
+
 /// The next contacts of an audience after `cursor` (an id), ascending, with whether permission
 /// holds and why not.
 pub(super) async fn next_candidates(
@@ -146,9 +156,9 @@ pub(super) async fn next_candidates(
     rule: &crate::segment::Sql,
     cursor: i64,
     limit: i64,
-) -> Result<Vec<(i64, String, bool)>, DbError> {
+) -> Result<Vec<Candidate>, DbError> {
     let sql = format!(
-        "SELECT c.id, s.standing, x.email_key IS NOT NULL
+        "SELECT c.id, s.standing, x.email_key IS NOT NULL, c.email_key
          {AUDIENCE_FROM} AND s.contact_id > $2 AND ({})
          ORDER BY s.contact_id
          LIMIT $3",
@@ -156,7 +166,10 @@ pub(super) async fn next_candidates(
     );
     let mut args = args![topic_id, cursor, limit];
     args.extend(rule.args.iter().cloned());
-    tx.fetch_all(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
+    let rows = tx.fetch_all(&sql, args).await?;
+    rows.iter()
+        .map(|row| Ok(Candidate { contact_id: row.get(0)?, standing: row.get(1)?, suppressed: row.get(2)?, email_key: row.get(3)? }))
+        .collect()
 }
 
 /// How many people a topic and rule pick now: `(standing, suppressed, number)`.

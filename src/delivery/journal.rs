@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::engine::LeaseClock;
 use super::sql;
 use super::state::{Entry, Outcome, State, write_entries};
 use crate::clock::{Clock, Time};
@@ -39,7 +40,7 @@ pub enum Go {
 }
 
 struct Request {
-    outcome: Option<Outcome>,
+    outcomes: Vec<Outcome>,
     handover: Option<(i64, i64, Arc<Permit>)>,
     answer: oneshot::Sender<Go>,
 }
@@ -62,25 +63,30 @@ pub struct Journal {
 
 impl Journal {
     /// Starts the task for `worker`. It ends when all handles are dropped, after a last fold.
-    pub fn start(db: Db, clock: Clock, entropy: Entropy, worker: i64) -> (Journal, tokio::task::JoinHandle<()>) {
+    pub fn start(db: Db, clock: Clock, entropy: Entropy, worker: i64, lease: Arc<LeaseClock>) -> (Journal, tokio::task::JoinHandle<()>) {
         let (asks, inbox) = mpsc::channel(GROUP_ENTRIES);
-        let task = Task { db, clock, entropy, worker, rows: Vec::new(), waiting: Vec::new(), open: HashMap::new(), fenced: false };
+        let task = Task { db, clock, entropy, worker, lease, rows: Vec::new(), waiting: Vec::new(), open: HashMap::new(), fenced: false };
         (Journal { asks }, tokio::spawn(task.run(inbox)))
     }
 
     /// Makes the previous outcome and this handover durable, in one commit with other sessions'.
     pub async fn hand_over(&self, previous: Option<Outcome>, delivery_id: i64, attempt: i64, permit: Arc<Permit>) -> Go {
-        self.ask(previous, Some((delivery_id, attempt, permit))).await
+        self.ask(previous.into_iter().collect(), Some((delivery_id, attempt, permit))).await
     }
 
     /// Makes an outcome durable.
     pub async fn record(&self, outcome: Outcome) -> Go {
-        self.ask(Some(outcome), None).await
+        self.ask(vec![outcome], None).await
     }
 
-    async fn ask(&self, outcome: Option<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>) -> Go {
+    /// Makes outcomes durable, in one commit.
+    pub async fn record_all(&self, outcomes: Vec<Outcome>) -> Go {
+        self.ask(outcomes, None).await
+    }
+
+    async fn ask(&self, outcomes: Vec<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>) -> Go {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Commit(Request { outcome, handover, answer })).await.is_err() {
+        if self.asks.send(Ask::Commit(Request { outcomes, handover, answer })).await.is_err() {
             return Go::Fenced;
         }
         answered.await.unwrap_or(Go::Fenced)
@@ -109,6 +115,7 @@ struct Task {
     clock: Clock,
     entropy: Entropy,
     worker: i64,
+    lease: Arc<LeaseClock>,
     /// Journal rows not yet dropped: id, and the deliveries handed over in them.
     rows: Vec<(i64, Vec<i64>)>,
     /// Outcomes that are durable in the journal but not yet in `delivery`.
@@ -161,11 +168,13 @@ impl Task {
     async fn commit(&mut self, group: Vec<Request>) {
         loop {
             if self.fenced {
+                self.testify(&group).await;
                 group.into_iter().for_each(|request| drop(request.answer.send(Go::Fenced)));
                 return;
             }
             match self.try_commit(&group).await {
                 Ok(Some((row, entries, refused))) => {
+                    crate::fault::point("committed");
                     self.note(row, entries);
                     for request in group {
                         let lost = request.handover.as_ref().is_some_and(|(id, _, _)| refused.contains(id));
@@ -185,16 +194,40 @@ impl Task {
         }
     }
 
+    /// Our place is gone, and whoever took it found these mails in doubt. We know what became of them.
+    async fn testify(&self, group: &[Request]) {
+        let known: Vec<Outcome> = group.iter().flat_map(|request| request.outcomes.iter().cloned()).collect();
+        if known.is_empty() {
+            return;
+        }
+        let written = async {
+            let mut tx = self.db.begin().await?;
+            let settled = sql::testify(&mut tx, &known).await?;
+            tx.commit().await?;
+            Ok::<u64, DbError>(settled)
+        };
+        match written.await {
+            Ok(settled) => tracing::info!(worker = self.worker, settled, "told what became of mails that were in doubt"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "what became of the last mails cannot be told; they stay in doubt"),
+        }
+    }
+
     async fn try_commit(&self, group: &[Request]) -> Result<Option<(i64, Vec<Entry>, Vec<i64>)>, DbError> {
         let now = self.clock.now();
+        let mark = self.lease.mark();
         let mut tx = self.db.begin().await?;
+        // Whoever is told to go on must hold a lease that lasts; busy workers renew it here.
+        let renewed = self.lease.is_stale();
+        if renewed && !sql::renew(&mut tx, self.worker, now.plus(self.lease.length_ms())).await? {
+            return Ok(None);
+        }
         let permits: Vec<&Permit> =
             group.iter().filter_map(|request| request.handover.as_ref().map(|(_, _, permit)| permit.as_ref())).collect();
         let lost = if permits.is_empty() { HashMap::new() } else { Permit::recheck(&mut tx, &permits).await? };
         let mut entries = Vec::with_capacity(group.len() * 2);
         let mut refused = Vec::new();
         for request in group {
-            entries.extend(request.outcome.clone().map(Entry::Outcome));
+            entries.extend(request.outcomes.iter().cloned().map(Entry::Outcome));
             if let Some((delivery_id, attempt, permit)) = &request.handover {
                 match lost.get(&permit.contact_id()) {
                     None => entries.push(Entry::HandedOver { delivery_id: *delivery_id, attempt: *attempt }),
@@ -210,6 +243,9 @@ impl Task {
             return Ok(None);
         }
         tx.commit().await?;
+        if renewed {
+            self.lease.renewed(mark);
+        }
         Ok(Some((row, entries, refused)))
     }
 
@@ -244,6 +280,7 @@ impl Task {
         let up_to = settled.checked_sub(1).map(|last| self.rows[last].0);
         match self.try_fold(up_to).await {
             Ok(()) => {
+                crate::fault::point("folded");
                 self.waiting.clear();
                 self.rows.drain(..settled);
                 true

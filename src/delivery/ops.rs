@@ -2,44 +2,58 @@
 //! is in doubt.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use super::engine::Status;
 use super::sql;
 use super::state::{Entry, Outcome, State, read_entries};
-use crate::clock::{SECOND, Time};
+use crate::clock::Time;
 use crate::config::InDoubt;
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
-pub use super::sql::{about, counts, in_state, of_contact};
+pub use super::sql::{about, counts, counts_by_provider, in_state, of_contact};
 
-/// A worker that has not renewed its lease for so long is dead: long enough for a slow database,
-/// short enough that its claims are soon free.
-pub const LEASE_MS: i64 = 30 * SECOND;
-/// How often a lease is renewed.
-pub const RENEW_EVERY_MS: u64 = 5_000;
-
-/// Writes deliveries for these contacts, due at `due_at`. A contact that has one in this run keeps
-/// it. Answers how many are new.
-pub async fn enqueue(tx: &mut Tx, run_id: i64, contacts: &[i64], due_at: Time, entropy: &Entropy, now: Time) -> Result<u64, DbError> {
-    let rows: Vec<(i64, i64)> = entropy.ids(now, contacts.len()).zip(contacts.iter().copied()).collect();
+/// Writes deliveries for these contacts, each with its mailbox provider, due at `due_at`. A contact
+/// that has one in this run keeps it. Answers how many are new.
+pub async fn enqueue(
+    tx: &mut Tx,
+    run_id: i64,
+    contacts: &[(i64, Arc<str>)],
+    due_at: Time,
+    entropy: &Entropy,
+    now: Time,
+) -> Result<u64, DbError> {
+    let ids = entropy.ids(now, contacts.len());
+    let rows: Vec<(i64, i64, Arc<str>)> =
+        ids.zip(contacts).map(|(id, (contact_id, provider))| (id, *contact_id, provider.clone())).collect();
     sql::enqueue(tx, run_id, &rows, due_at, now).await
 }
 
 /// Enters a worker. `name` says which process on which machine it is (see [`process_name`]).
-pub async fn register(db: &Db, name: &str, entropy: &Entropy, now: Time) -> Result<i64, DbError> {
+pub async fn register(db: &Db, name: &str, lease_ms: i64, entropy: &Entropy, now: Time) -> Result<i64, DbError> {
     let id = entropy.id(now);
     let mut tx = db.begin().await?;
-    sql::insert_worker(&mut tx, id, name, now, now.plus(LEASE_MS)).await?;
+    sql::insert_worker(&mut tx, id, name, now, now.plus(lease_ms)).await?;
     tx.commit().await?;
     Ok(id)
 }
 
-/// Prolongs a worker's lease; false when it was declared dead.
-pub async fn renew(db: &Db, worker: i64, now: Time) -> Result<bool, DbError> {
+/// Prolongs a worker's lease and says what it does now; false when it was declared dead.
+pub async fn renew(db: &Db, worker: i64, lease_ms: i64, status: Option<&str>, now: Time) -> Result<bool, DbError> {
     let mut tx = db.begin().await?;
-    let alive = sql::renew(&mut tx, worker, now.plus(LEASE_MS)).await?;
+    let alive = sql::renew(&mut tx, worker, now.plus(lease_ms)).await?;
+    if let Some(status) = status {
+        sql::set_status(&mut tx, worker, status).await?;
+    }
     tx.commit().await?;
     Ok(alive)
+}
+
+/// What the living workers say of themselves, those that can be read.
+pub async fn statuses(db: &mut impl Connection, now: Time) -> Result<Vec<(i64, Status)>, DbError> {
+    let found = sql::statuses(db, now).await?;
+    Ok(found.into_iter().filter_map(|(id, text)| Some((id, serde_json::from_str(&text).ok()?))).collect())
 }
 
 /// A worker goes: its claims are returned, its journal is settled.

@@ -1,6 +1,7 @@
 //! Statements of `delivery`, `worker` and `handover`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::state::{Outcome, State};
 use crate::args;
@@ -18,24 +19,76 @@ pub struct ClaimedRow {
     pub attempt: i64,
 }
 
-pub(super) async fn enqueue(tx: &mut Tx, run_id: i64, deliveries: &[(i64, i64)], due_at: Time, now: Time) -> Result<u64, DbError> {
+/// Writes deliveries: id, contact and mailbox provider of each.
+pub(super) async fn enqueue(
+    tx: &mut Tx,
+    run_id: i64,
+    deliveries: &[(i64, i64, Arc<str>)],
+    due_at: Time,
+    now: Time,
+) -> Result<u64, DbError> {
     tx.bulk(
-        "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, changed_at)
-         SELECT v.id, $1, v.contact_id, 'due', $2, 0, $3 FROM {rows} WHERE TRUE
+        "INSERT INTO delivery (id, run_id, contact_id, provider, state, due_at, attempts, changed_at)
+         SELECT v.id, $1, v.contact_id, v.provider, 'due', $2, 0, $3 FROM {rows} WHERE TRUE
          ON CONFLICT (run_id, contact_id) DO NOTHING",
         args![run_id, due_at, now],
-        Rows::new().i64("id", deliveries.iter().map(|row| row.0)).i64("contact_id", deliveries.iter().map(|row| row.1)),
+        Rows::new()
+            .i64("id", deliveries.iter().map(|row| row.0))
+            .i64("contact_id", deliveries.iter().map(|row| row.1))
+            .shared("provider", deliveries.iter().map(|row| row.2.clone())),
     )
     .await
 }
 
-pub(super) async fn claim(tx: &mut Tx, run_id: i64, worker: i64, limit: i64, now: Time) -> Result<Vec<ClaimedRow>, DbError> {
+/// The mailbox providers of which a run has mails that are due or deferred, with the earliest time of
+/// each. Jumps from one to the next in the index: it costs a step a provider, not a row a mail.
+pub(super) async fn due_groups(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, Time)>, DbError> {
+    let rows = db
+        .rows(
+            "WITH RECURSIVE step (provider) AS (
+               SELECT MIN(provider) FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred')
+               UNION ALL
+               SELECT (
+                 SELECT MIN(d.provider) FROM delivery d
+                 WHERE d.run_id = $1 AND d.state IN ('due', 'deferred') AND d.provider > step.provider
+               )
+               FROM step
+               WHERE step.provider IS NOT NULL
+             )
+             SELECT step.provider, (
+               SELECT MIN(d.due_at) FROM delivery d
+               WHERE d.run_id = $1 AND d.state IN ('due', 'deferred') AND d.provider = step.provider
+             )
+             FROM step
+             WHERE step.provider IS NOT NULL
+             ORDER BY step.provider",
+            args![run_id],
+        )
+        .await?;
+    let mut groups = Vec::with_capacity(rows.len());
+    for row in rows {
+        // Claimed by another node between the two looks.
+        if let Some(due_at) = row.get::<Option<Time>>(1)? {
+            groups.push((row.get(0)?, due_at));
+        }
+    }
+    Ok(groups)
+}
+
+pub(super) async fn claim(
+    tx: &mut Tx,
+    run_id: i64,
+    worker: i64,
+    provider: &str,
+    limit: i64,
+    now: Time,
+) -> Result<Vec<ClaimedRow>, DbError> {
     // Picked first and once: PostgreSQL may run a subquery under `IN` again for every row, and would
     // then claim more than the limit.
     let sql = format!(
         "WITH picked AS (
            SELECT id FROM delivery
-           WHERE run_id = $3 AND state IN ('due', 'deferred') AND due_at <= $2
+           WHERE run_id = $3 AND provider = $5 AND state IN ('due', 'deferred') AND due_at <= $2
            ORDER BY due_at, id
            LIMIT $4
            {}
@@ -46,8 +99,73 @@ pub(super) async fn claim(tx: &mut Tx, run_id: i64, worker: i64, limit: i64, now
          RETURNING delivery.id, delivery.contact_id, delivery.attempts",
         tx.dialect().skip_locked()
     );
-    let rows = tx.fetch_all(&sql, args![worker, now, run_id, limit]).await?;
+    let rows = tx.fetch_all(&sql, args![worker, now, run_id, limit, provider]).await?;
     rows.iter().map(|row| Ok(ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? })).collect()
+}
+
+/// Claims transactional messages that are due: each with its message's id and its mailbox provider.
+pub(super) async fn claim_messages(tx: &mut Tx, worker: i64, limit: i64, now: Time) -> Result<Vec<(ClaimedRow, i64, String)>, DbError> {
+    let sql = format!(
+        "WITH picked AS (
+           SELECT id FROM delivery
+           WHERE transactional AND state IN ('due', 'deferred') AND due_at <= $2
+           ORDER BY due_at, id
+           LIMIT $3
+           {}
+         )
+         UPDATE delivery SET state = 'claimed', worker = $1, attempts = delivery.attempts + 1, changed_at = $2
+         FROM picked
+         WHERE delivery.id = picked.id
+         RETURNING delivery.id, delivery.contact_id, delivery.attempts, delivery.run_id, delivery.provider",
+        tx.dialect().skip_locked()
+    );
+    let rows = tx.fetch_all(&sql, args![worker, now, limit]).await?;
+    rows.iter()
+        .map(|row| {
+            let claimed = ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? };
+            Ok((claimed, row.get(3)?, row.get(4)?))
+        })
+        .collect()
+}
+
+/// How many transactional messages are due, counted up to `limit`.
+pub(super) async fn messages_due(db: &mut impl Connection, limit: i64, now: Time) -> Result<i64, DbError> {
+    let rows = db
+        .rows(
+            "SELECT COUNT(*) FROM (
+               SELECT id FROM delivery
+               WHERE transactional AND state IN ('due', 'deferred') AND due_at <= $1
+               ORDER BY due_at, id
+               LIMIT $2
+             ) AS few",
+            args![now, limit],
+        )
+        .await?;
+    rows.first().map_or(Ok(0), |row| row.get(0))
+}
+
+/// What became of mails that were found in doubt when their worker lost its place: the worker knew.
+/// Only for the attempt it made, and only while nobody else has decided.
+pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, DbError> {
+    let known: Vec<&Outcome> =
+        outcomes.iter().filter(|outcome| matches!(outcome.state, State::Sent | State::Bounced | State::Failed)).collect();
+    if known.is_empty() {
+        return Ok(0);
+    }
+    tx.bulk(
+        "UPDATE delivery SET state = v.state, reason = v.reason, reply = v.reply, changed_at = v.at
+         FROM {rows}
+         WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt",
+        Vec::new(),
+        Rows::new()
+            .i64("id", known.iter().map(|outcome| outcome.delivery_id))
+            .i64("attempt", known.iter().map(|outcome| outcome.attempt))
+            .text("state", known.iter().map(|outcome| outcome.state.as_str()))
+            .opt_text("reason", known.iter().map(|outcome| outcome.reason.clone()).collect())
+            .opt_text("reply", known.iter().map(|outcome| outcome.reply.clone()).collect())
+            .i64("at", known.iter().map(|outcome| outcome.at.millis())),
+    )
+    .await
 }
 
 /// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an
@@ -114,25 +232,29 @@ pub(super) async fn holds_place(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
     Ok(tx.fetch_optional(sql, args![id]).await?.is_some())
 }
 
-/// How many deliveries of a run are due, counted up to `limit`.
-pub(super) async fn due_up_to(db: &mut impl Connection, run_id: i64, limit: i64, now: Time) -> Result<i64, DbError> {
-    let rows = db
-        .rows(
-            "SELECT COUNT(*) FROM (
-               SELECT id FROM delivery
-               WHERE run_id = $1 AND state IN ('due', 'deferred') AND due_at <= $2
-               ORDER BY due_at, id
-               LIMIT $3
-             ) AS few",
-            args![run_id, now, limit],
-        )
-        .await?;
-    rows.first().map_or(Ok(0), |row| row.get(0))
-}
-
 /// Prolongs a lease; false when the worker was declared dead.
 pub(super) async fn renew(tx: &mut Tx, id: i64, lease_until: Time) -> Result<bool, DbError> {
     Ok(tx.execute("UPDATE worker SET lease_until = $1 WHERE id = $2", args![lease_until, id]).await? == 1)
+}
+
+/// What a worker does now, as it says itself.
+pub(super) async fn set_status(tx: &mut Tx, id: i64, status: &str) -> Result<(), DbError> {
+    tx.execute("UPDATE worker SET status = $1 WHERE id = $2", args![status, id]).await?;
+    Ok(())
+}
+
+/// What the workers whose lease holds say of themselves.
+pub(super) async fn statuses(db: &mut impl Connection, now: Time) -> Result<Vec<(i64, String)>, DbError> {
+    let rows = db
+        .rows("SELECT id, status FROM worker WHERE lease_until >= $1 AND status IS NOT NULL ORDER BY id", args![now])
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+}
+
+/// The workers whose lease holds, in the order in which they came.
+pub(super) async fn living(db: &mut impl Connection, now: Time) -> Result<Vec<i64>, DbError> {
+    let rows = db.rows("SELECT id FROM worker WHERE lease_until >= $1 ORDER BY id", args![now]).await?;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 /// All workers: id, name, lease.
@@ -195,12 +317,30 @@ pub async fn counts(db: &mut impl Connection, run_id: i64) -> Result<Vec<(State,
         .collect()
 }
 
+/// How many deliveries of a run are in which state, by mailbox provider.
+pub async fn counts_by_provider(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, State, i64)>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT provider, state, COUNT(*) FROM delivery WHERE run_id = $1 GROUP BY provider, state ORDER BY provider, state",
+            args![run_id],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let state: String = row.get(1)?;
+            let known =
+                State::from_stored(&state).ok_or_else(|| DbError::Unexpected(format!("a delivery is in the unknown state `{state}`")))?;
+            Ok((row.get(0)?, known, row.get(2)?))
+        })
+        .collect()
+}
+
 /// The earliest moment at which a delivery of this run is due, if any is.
 pub(super) async fn next_due(db: &mut impl Connection, run_id: i64) -> Result<Option<Time>, DbError> {
     let rows = db
-        .rows("SELECT due_at FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred') ORDER BY due_at, id LIMIT 1", args![run_id])
+        .rows("SELECT MIN(due_at) FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred')", args![run_id])
         .await?;
-    rows.first().map(|row| row.get(0)).transpose()
+    rows.first().map_or(Ok(None), |row| row.get(0))
 }
 
 /// Whether a worker holds deliveries of this run.
@@ -218,7 +358,7 @@ pub(super) async fn any_claimed(db: &mut impl Connection, run_id: i64) -> Result
 pub(super) async fn sample_contacts(db: &mut impl Connection, run_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
     let rows = db
         .rows(
-            "SELECT contact_id FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred') ORDER BY due_at, id LIMIT $2",
+            "SELECT contact_id FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred') ORDER BY provider, due_at, id LIMIT $2",
             args![run_id, limit],
         )
         .await?;

@@ -1,112 +1,20 @@
-//! Carrying a run from its firing to its end.
+//! Carrying runs from their firing to their end: one look after another at what the database says,
+//! each of which may be repeated.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::campaign::ops::{self as runs, CommandError, NewRun};
-use crate::campaign::{Command, Definition, Run, RunState};
+use super::station::Station;
+use super::{RunError, audience, prepare_context};
+use crate::campaign::ops::{self as runs, CommandError};
+use crate::campaign::{Command, Run, RunState};
 use crate::clock::Time;
-use crate::consent;
-use crate::contact;
-use crate::content::{self, Recipient};
-use crate::db::DbError;
-use crate::delivery::engine::{PassEnd, Progress, RunContext, Sender, send_due};
-use crate::delivery::journal::Journal;
-use crate::delivery::links::DeliveryLinks;
-use crate::delivery::message::Envelope;
-use crate::delivery::ops::{self as deliveries, RENEW_EVERY_MS};
+use crate::delivery::engine::{Lanes, Progress, RunContext, Sender, Status};
+use crate::delivery::ops as deliveries;
 use crate::instance::Instance;
-use crate::segment;
-
-/// People whose mail is rendered before the first one leaves: when it fails for all of them, the
-/// run does not start.
-const SAMPLE: i64 = 20;
-/// So many more when the first ones fail: those who lack an attribute may stand side by side.
-const LARGE_SAMPLE: i64 = 5_000;
-/// Read at a time.
-const SAMPLE_BLOCK: usize = 500;
-/// How often a running pass looks whether its run was paused or cancelled.
-const WATCH_EVERY: Duration = Duration::from_millis(300);
-
-/// How soon we look again whether the sessions of an earlier run have ended.
-const WAIT_FOR_EARLIER_MS: i64 = 500;
-
-/// Why a run does not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Something is wrong that a person must mend; says what.
-    #[error("{0}")]
-    Refused(String),
-    /// The run cannot take this command.
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    /// The database.
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-/// How a pass may behave.
-#[derive(Debug, Clone, Default)]
-pub struct PassOptions {
-    /// Live numbers go here.
-    pub progress: Option<Arc<Progress>>,
-}
-
-/// How a pass ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Every delivery has an outcome.
-    Done,
-    /// Something is due at this later moment.
-    Waits(Time),
-    /// Other workers hold the rest.
-    Elsewhere,
-    /// Stopped, paused, cancelled or failed.
-    Stopped,
-}
-
-/// One process that sends: its place in the database, its journal, its lease.
-pub struct Worker {
-    instance: Arc<Instance>,
-    sender: Arc<Sender>,
-    /// Held during a pass: one pass at a time.
-    place: tokio::sync::Mutex<Place>,
-    /// Contents of runs under way, by run: preparing takes some milliseconds.
-    contexts: tokio::sync::Mutex<HashMap<i64, Arc<RunContext>>>,
-}
-
-/// A row in the table of workers, with what hangs on it. Lost when another node declares us dead (we
-/// slept, or the database was away for longer than the lease); then the next pass takes a new one.
-struct Place {
-    id: i64,
-    journal: Journal,
-    journal_task: JoinHandle<()>,
-    heartbeat: JoinHandle<()>,
-}
-
-impl Place {
-    async fn take(instance: &Arc<Instance>) -> Result<Place, RunError> {
-        let id = deliveries::register(&instance.db, &super::process_name(), &instance.entropy, instance.clock.now()).await?;
-        let (journal, journal_task) = Journal::start(instance.db.clone(), instance.clock.clone(), instance.entropy.clone(), id);
-        let heartbeat = tokio::spawn(keep_lease(instance.clone(), id));
-        Ok(Place { id, journal, journal_task, heartbeat })
-    }
-
-    /// Claims are returned, the journal is folded.
-    async fn leave(self, instance: &Instance) -> Result<(), RunError> {
-        drop(self.journal);
-        // It ends by itself once nobody can ask it any more.
-        let _ = self.journal_task.await;
-        self.heartbeat.abort();
-        deliveries::retire(&instance.db, self.id, instance.config.delivery.in_doubt, instance.clock.now()).await?;
-        Ok(())
-    }
-}
 
 /// Settles what stopped workers left.
 pub(super) async fn recover(instance: &Instance) -> Result<(), RunError> {
@@ -114,157 +22,237 @@ pub(super) async fn recover(instance: &Instance) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What a worker serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Every run, and messages.
+    All,
+    /// This run only.
+    Run(i64),
+}
+
+/// How a run stands, as far as this worker can tell.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Standing {
+    /// Every delivery has an outcome.
+    Done,
+    /// Mail leaves, or waits for a limit or a relay.
+    Busy,
+    /// Something is due at this later moment.
+    Waits(Time),
+    /// Other workers hold the rest.
+    Elsewhere,
+    /// Paused, cancelled or failed.
+    Stopped,
+}
+
+/// One process that sends.
+pub struct Worker {
+    instance: Arc<Instance>,
+    sender: Arc<Sender>,
+    scope: Scope,
+    station: tokio::sync::Mutex<Station>,
+    /// Contents of runs under way, by run: preparing takes some milliseconds.
+    contexts: tokio::sync::Mutex<HashMap<i64, Arc<RunContext>>>,
+    /// Audiences being written.
+    audiences: std::sync::Mutex<BTreeMap<i64, JoinHandle<()>>>,
+    /// Numbers of runs, kept when the engine is made anew.
+    progress: std::sync::Mutex<BTreeMap<i64, Arc<Progress>>>,
+    stop: watch::Receiver<bool>,
+}
+
 impl Worker {
     /// Settles what stopped workers left and takes a place of its own.
-    pub async fn start(instance: Arc<Instance>) -> Result<Worker, RunError> {
-        let sender = Arc::new(sender(&instance)?);
+    pub async fn start(instance: Arc<Instance>, scope: Scope, stop: watch::Receiver<bool>) -> Result<Worker, RunError> {
+        let sender = Arc::new(super::sender::of(&instance).await?);
         recover(&instance).await?;
-        let place = tokio::sync::Mutex::new(Place::take(&instance).await?);
-        Ok(Worker { instance, sender, place, contexts: tokio::sync::Mutex::default() })
+        let station = Station::take(&instance, &sender, lanes(scope)).await?;
+        Ok(Worker {
+            instance,
+            sender,
+            scope,
+            station: tokio::sync::Mutex::new(station),
+            contexts: tokio::sync::Mutex::default(),
+            audiences: std::sync::Mutex::default(),
+            progress: std::sync::Mutex::default(),
+            stop,
+        })
     }
 
-    /// Settles what workers left that stopped since.
-    pub async fn recover(&self) -> Result<(), RunError> {
-        recover(&self.instance).await
+    /// The worker's id: the holder of leases.
+    pub async fn id(&self) -> i64 {
+        self.station.lock().await.id
     }
 
-    /// Gives the place back: claims are returned, the journal is folded.
+    /// Told when this process accepts a message, so that it leaves at once.
+    pub async fn message_hint(&self) -> Arc<tokio::sync::Notify> {
+        self.station.lock().await.engine.message_hint()
+    }
+
+    /// Gives the place back: conversations end, claims are returned, the journal is folded.
     pub async fn stop(self) -> Result<(), RunError> {
-        self.place.into_inner().leave(&self.instance).await
+        let audiences = std::mem::take(&mut *self.audiences.lock().unwrap_or_else(PoisonError::into_inner));
+        for (_, task) in audiences {
+            // It ends after its block, or was stopped with the process.
+            let _ = task.await;
+        }
+        self.station.into_inner().leave(&self.instance).await
     }
 
-    /// Moves a run as far as it goes now.
-    pub async fn pass(&self, run_id: i64, options: &PassOptions, stop: watch::Receiver<bool>) -> Result<Ending, RunError> {
-        let db = &self.instance.db;
-        let Some(mut run) = runs::run(&mut db.clone(), run_id).await? else { return Ok(Ending::Stopped) };
-        if run.state == RunState::Scheduled {
-            if run.scheduled_at > self.instance.clock.now() {
-                return Ok(Ending::Waits(run.scheduled_at));
-            }
-            runs::command(db, run_id, Command::Start, None, self.instance.clock.now()).await?;
-            run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
+    /// A run's live numbers on this node.
+    pub fn progress(&self, run_id: i64) -> Arc<Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).entry(run_id).or_default().clone()
+    }
+
+    /// What this node does now.
+    pub async fn status(&self) -> Status {
+        self.station.lock().await.engine.status()
+    }
+
+    /// Since when no relay can be reached, and what was heard last.
+    pub async fn relay_problem(&self) -> Option<(Time, String)> {
+        self.station.lock().await.engine.relay_problem()
+    }
+
+    /// One look: moves every run as far as it goes now. May be repeated at any time.
+    pub async fn step(&self) -> Result<(), RunError> {
+        let mut station = self.station.lock().await;
+        if station.engine.is_fenced() {
+            self.renew_station(&mut station).await?;
         }
-        if run.state == RunState::Preparing {
-            // A run cancelled a moment ago may still end its last conversations: what they sent counts.
-            for earlier in runs::runs_to_finish(&mut db.clone(), &run).await? {
-                if deliveries::any_claimed(&mut db.clone(), earlier).await? {
-                    return Ok(Ending::Waits(self.instance.clock.now().plus(WAIT_FOR_EARLIER_MS)));
-                }
+        if station.engine.take_strays() && station.journal.settle_strays(self.instance.config.delivery.in_doubt).await {
+            for run_id in station.engine.run_ids() {
+                station.engine.look_again(run_id);
             }
-            self.or_fail(run_id, self.write_audience(&mut run, &stop).await).await?;
-            run = runs::run(&mut db.clone(), run_id).await?.unwrap_or(run);
         }
+        for (run_id, reason) in station.engine.alarms() {
+            tracing::error!(run = run_id, reason, "the run is paused");
+            self.command(run_id, Command::Pause, Some(&reason)).await?;
+        }
+        let now = self.instance.clock.now();
+        let open = self.open_runs(now).await?;
+        for run in &open {
+            match run.state {
+                RunState::Scheduled if run.scheduled_at <= now => drop(self.command(run.id, Command::Start, None).await?),
+                RunState::Preparing => self.write_audience(run).await?,
+                RunState::Sending => self.send(&station, run).await?,
+                _ => {}
+            }
+        }
+        for run_id in station.engine.run_ids() {
+            let sending = open.iter().any(|run| run.id == run_id && run.state == RunState::Sending);
+            if !sending {
+                station.engine.remove(run_id).await;
+                self.contexts.lock().await.remove(&run_id);
+            } else if station.engine.is_dry(run_id) {
+                self.finish(&station, run_id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open_runs(&self, now: Time) -> Result<Vec<Run>, RunError> {
+        let db = &mut self.instance.db.clone();
+        Ok(match self.scope {
+            Scope::All => runs::open_runs(db, now).await?,
+            Scope::Run(id) => runs::run(db, id).await?.into_iter().collect(),
+        })
+    }
+
+    /// How a run stands now.
+    pub async fn standing(&self, run_id: i64) -> Result<Standing, RunError> {
+        let db = &mut self.instance.db.clone();
+        let Some(run) = runs::run(db, run_id).await? else { return Ok(Standing::Stopped) };
         match run.state {
+            RunState::Scheduled => return Ok(Standing::Waits(run.scheduled_at)),
+            RunState::Preparing => return Ok(Standing::Busy),
             RunState::Sending => {}
-            // Another worker was faster.
-            RunState::Done => return Ok(Ending::Done),
-            _ => return Ok(Ending::Stopped),
+            RunState::Done => return Ok(Standing::Done),
+            RunState::Paused | RunState::Cancelled | RunState::Failed => return Ok(Standing::Stopped),
         }
-        let mut place = self.place.lock().await;
-        // What a pass that the database cut short had claimed is due again.
-        if !place.journal.settle_strays(self.instance.config.delivery.in_doubt).await {
-            self.renew_place(&mut place).await?;
+        let dry = self.station.lock().await.engine.is_dry(run_id);
+        if !dry || self.progress(run_id).live() > 0 {
+            return Ok(Standing::Busy);
         }
-        let context = self.or_fail(run_id, self.context(&run).await).await?;
-        self.look_before_first_mail(&context).await?;
-        // No session is opened for nothing: a run that only waits for retries leaves the relay alone.
-        match deliveries::next_due(&mut db.clone(), run_id).await? {
-            Some(due) if due <= self.instance.clock.now() => {}
-            _ => return self.after_pass(run_id, &place, &Progress::default()).await,
-        }
-        let progress = options.progress.clone().unwrap_or_default();
-        let (halt, halted) = watch::channel(false);
-        let watcher = tokio::spawn(watch_run(self.instance.clone(), run_id, stop, halt));
-        let ended = send_due(&self.sender, &context, &place.journal, place.id, &progress, halted).await;
-        watcher.abort();
-        match ended? {
-            PassEnd::Idle => self.after_pass(run_id, &place, &progress).await,
-            PassEnd::Stopped => Ok(Ending::Stopped),
-            PassEnd::Fenced => {
-                self.renew_place(&mut place).await?;
-                Ok(Ending::Waits(self.instance.clock.now()))
-            }
-        }
+        Ok(match deliveries::next_due(db, run_id).await? {
+            Some(due_at) if due_at > self.instance.clock.now() => Standing::Waits(due_at),
+            Some(_) => Standing::Busy,
+            None => Standing::Elsewhere,
+        })
     }
 
     /// Takes a new place when ours was taken from us.
-    async fn renew_place(&self, place: &mut Place) -> Result<(), RunError> {
-        let now = self.instance.clock.now();
-        if deliveries::renew(&self.instance.db, place.id, now).await? {
-            return Ok(());
+    async fn renew_station(&self, station: &mut Station) -> Result<(), RunError> {
+        tracing::warn!(worker = station.id, "declared dead by another worker; going on under a new name");
+        let fresh = Station::take(&self.instance, &self.sender, lanes(self.scope)).await?;
+        std::mem::replace(station, fresh).leave(&self.instance).await
+    }
+
+    /// A command that another worker may have given already.
+    async fn command(&self, run_id: i64, command: Command, reason: Option<&str>) -> Result<bool, RunError> {
+        match runs::command(&self.instance.db, run_id, command, reason, self.instance.clock.now()).await {
+            Ok(_) => Ok(true),
+            // Somebody paused, cancelled or ended it in this moment.
+            Err(CommandError::Impossible { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
         }
-        tracing::warn!(worker = place.id, "declared dead by another worker; going on under a new name");
-        let old = std::mem::replace(place, Place::take(&self.instance).await?);
-        old.leave(&self.instance).await
     }
 
     /// A run that cannot be prepared fails, and says why; it would fail again for ever.
-    async fn or_fail<T>(&self, run_id: i64, result: Result<T, RunError>) -> Result<T, RunError> {
-        if let Err(RunError::Refused(reason)) = &result {
-            runs::command(&self.instance.db, run_id, Command::Fail, Some(reason), self.instance.clock.now()).await?;
-        }
-        result
+    async fn fail(&self, run: &Run, reason: &str) -> Result<(), RunError> {
+        tracing::error!(run = run.id, campaign = run.campaign, reason, "the run cannot go on");
+        self.command(run.id, Command::Fail, Some(reason)).await?;
+        Ok(())
     }
 
-    async fn after_pass(&self, run_id: i64, place: &Place, progress: &Progress) -> Result<Ending, RunError> {
-        let db = &self.instance.db;
-        // Until the journal is folded, deliveries look claimed.
-        if !place.journal.fold().await {
-            return Ok(Ending::Elsewhere);
+    /// Has the audience written beside everything else.
+    async fn write_audience(&self, run: &Run) -> Result<(), RunError> {
+        if self.audiences.lock().unwrap_or_else(PoisonError::into_inner).get(&run.id).is_some_and(|task| !task.is_finished()) {
+            return Ok(());
         }
-        if let Some(due) = deliveries::next_due(&mut db.clone(), run_id).await? {
-            return Ok(Ending::Waits(due));
-        }
-        if !deliveries::is_finished(&mut db.clone(), run_id).await? {
-            return Ok(Ending::Elsewhere);
-        }
-        match runs::command(db, run_id, Command::Finish, None, self.instance.clock.now()).await {
-            Ok(_) => {}
-            // Paused or cancelled with the last mail.
-            Err(CommandError::Impossible { .. }) => return Ok(Ending::Stopped),
-            Err(error) => return Err(error.into()),
-        }
-        self.contexts.lock().await.remove(&run_id);
-        tracing::info!(run = run_id, sent = progress.sent.load(Ordering::Relaxed), "the run is done");
-        Ok(Ending::Done)
-    }
-
-    /// Writes the deliveries of a run's audience, block by block, until it is complete or somebody
-    /// says stop.
-    async fn write_audience(&self, run: &mut Run, stop: &watch::Receiver<bool>) -> Result<(), RunError> {
-        let instance = &self.instance;
-        let definition = definition_of(run)?;
-        let now = run.scheduled_at.max(run.started_at.unwrap_or(run.scheduled_at));
-        let rule = instance
-            .audience(definition.audience.as_deref())
-            .map_err(|errors| RunError::Refused(errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")))?;
-        // One `now` for the whole audience: a block written after a restart means the same.
-        let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
-        loop {
-            if *stop.borrow() {
+        // A run cancelled a moment ago may still end its last conversations: what they sent counts.
+        for earlier in runs::runs_to_finish(&mut self.instance.db.clone(), run).await? {
+            if deliveries::any_claimed(&mut self.instance.db.clone(), earlier).await? {
                 return Ok(());
             }
-            let mut tx = instance.db.begin().await?;
-            // Locked: two workers may write one audience, block after block in turn.
-            match runs::run_locked(&mut tx, run.id).await? {
-                Some(current) if current.state == RunState::Preparing => *run = current,
-                _ => return Ok(()),
-            }
-            if !run.audience_done {
-                let picked = runs::next_audience_block(&mut tx, run, &sql).await?;
-                let now = instance.clock.now();
-                deliveries::enqueue(&mut tx, run.id, &picked, run.scheduled_at, &instance.entropy, now).await?;
-            }
-            tx.commit().await?;
-            if run.audience_done {
-                tracing::info!(run = run.id, campaign = run.campaign, audience = run.audience, "audience written");
-                return match runs::command(&instance.db, run.id, Command::AudienceWritten, None, instance.clock.now()).await {
-                    // Paused or cancelled in this moment: the caller looks again.
-                    Ok(_) | Err(CommandError::Impossible { .. }) => Ok(()),
-                    Err(error) => Err(error.into()),
-                };
-            }
         }
+        let (instance, sender, run, stop) = (self.instance.clone(), self.sender.clone(), run.clone(), self.stop.clone());
+        let id = run.id;
+        let task = tokio::spawn(async move {
+            match audience::write(&instance, &sender, run.clone(), &stop).await {
+                Ok(()) => {}
+                Err(RunError::Refused(reason)) => {
+                    tracing::error!(run = run.id, campaign = run.campaign, reason, "the run cannot go on");
+                    let failed = runs::command(&instance.db, run.id, Command::Fail, Some(&reason), instance.clock.now()).await;
+                    if let Err(error) = failed {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "the run could not be marked as failed; the next look tries again");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the audience is not complete yet; the next look goes on with it");
+                }
+            }
+        });
+        self.audiences.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+        Ok(())
+    }
+
+    /// Gives a run to the engine.
+    async fn send(&self, station: &Station, run: &Run) -> Result<(), RunError> {
+        if station.engine.progress(run.id).is_some() {
+            return Ok(());
+        }
+        let prepared = async {
+            let context = self.context(run).await?;
+            audience::look_before_first_mail(&self.instance, &self.sender, &context).await?;
+            Ok(context)
+        };
+        match prepared.await {
+            Ok(context) => station.engine.add(context, self.progress(run.id)),
+            Err(RunError::Refused(reason)) => self.fail(run, &reason).await?,
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     async fn context(&self, run: &Run) -> Result<Arc<RunContext>, RunError> {
@@ -277,154 +265,26 @@ impl Worker {
         Ok(context)
     }
 
-    /// Renders for the first people; when that fails for every one of them, the run fails before
-    /// the first mail.
-    async fn look_before_first_mail(&self, context: &RunContext) -> Result<(), RunError> {
-        let instance = &self.instance;
-        let mut first_problem = None;
-        let mut looked_at = 0;
-        for sample in [SAMPLE, LARGE_SAMPLE] {
-            let ids = deliveries::sample_contacts(&mut instance.db.clone(), context.run.id, sample).await?;
-            for ids in ids.get(looked_at..).unwrap_or_default().chunks(SAMPLE_BLOCK) {
-                for person in contact::sql::by_ids(&mut instance.db.clone(), &instance.schema, ids).await? {
-                    match crate::delivery::engine::compose(&self.sender, context, &person, 1, instance.clock.now()) {
-                        Ok(_) => return Ok(()),
-                        Err(problem) => drop(first_problem.get_or_insert(problem)),
-                    }
-                }
-            }
-            looked_at = ids.len();
-        }
-        if first_problem.is_none() {
+    /// Ends a run of which nothing is left.
+    async fn finish(&self, station: &Station, run_id: i64) -> Result<(), RunError> {
+        // Until the journal is folded, deliveries look claimed.
+        if !station.journal.fold().await {
             return Ok(());
         }
-        // With mails already out, the template works for somebody: those who fail are skipped one by one.
-        let counts = deliveries::counts(&mut instance.db.clone(), context.run.id).await?;
-        if counts.iter().any(|(state, _, _)| *state == crate::delivery::State::Sent) {
+        if !deliveries::is_finished(&mut self.instance.db.clone(), run_id).await? {
             return Ok(());
         }
-        let reason = format!("the mail cannot be written for anybody: {}", first_problem.unwrap_or_default());
-        runs::command(&instance.db, context.run.id, Command::Fail, Some(&reason), instance.clock.now()).await?;
-        Err(RunError::Refused(reason))
+        crate::fault::point("finishing");
+        if self.command(run_id, Command::Finish, None).await? {
+            let sent = self.progress(run_id).sent.load(std::sync::atomic::Ordering::Relaxed);
+            tracing::info!(run = run_id, sent, "the run is done");
+        }
+        station.engine.remove(run_id).await;
+        self.contexts.lock().await.remove(&run_id);
+        Ok(())
     }
 }
 
-async fn keep_lease(instance: Arc<Instance>, id: i64) {
-    loop {
-        tokio::time::sleep(Duration::from_millis(RENEW_EVERY_MS)).await;
-        match deliveries::renew(&instance.db, id, instance.clock.now()).await {
-            Ok(true) => {}
-            // The journal notices by itself and stops the sessions.
-            Ok(false) => tracing::error!(worker = id, "this worker was declared dead by another one"),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the lease could not be renewed"),
-        }
-    }
-}
-
-/// Tells a pass to halt when its run is paused or cancelled, or the process stops.
-async fn watch_run(instance: Arc<Instance>, run_id: i64, mut stop: watch::Receiver<bool>, halt: watch::Sender<bool>) {
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(WATCH_EVERY) => {}
-            _ = stop.wait_for(|stop| *stop) => {}
-        }
-        let sending = match runs::run(&mut instance.db.clone(), run_id).await {
-            Ok(run) => run.is_some_and(|run| run.state == RunState::Sending),
-            Err(_) => true,
-        };
-        if *stop.borrow() || !sending {
-            let _ = halt.send(true);
-            return;
-        }
-    }
-}
-
-fn sender(instance: &Instance) -> Result<Sender, RunError> {
-    let config = &instance.config;
-    Ok(Sender {
-        db: instance.db.clone(),
-        clock: instance.clock.clone(),
-        entropy: instance.entropy.clone(),
-        keys: instance.keys.clone(),
-        schema: instance.schema.clone(),
-        site: config.site.url.value.clone(),
-        relay: instance.relay().map_err(RunError::Refused)?,
-        hello: instance.host(),
-        connections: config.smtp.connections.max(1) as usize,
-        in_doubt: config.delivery.in_doubt,
-        retry_seconds: config.delivery.retry_seconds.clone(),
-        retry_hours: config.delivery.retry_hours,
-    })
-}
-
-fn definition_of(run: &Run) -> Result<Definition, RunError> {
-    serde_json::from_str(&run.definition)
-        .map_err(|error| RunError::Refused(format!("the definition stored with run {} cannot be read: {error}", run.id)))
-}
-
-/// A stored run, ready to be rendered.
-pub fn prepare_context(instance: &Instance, run: &Run) -> Result<RunContext, RunError> {
-    let definition = definition_of(run)?;
-    let content = content::prepare(&definition, &instance.schema)
-        .map_err(|problems| RunError::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-    Ok(RunContext { run: run.clone(), envelope: Envelope::new(&definition), definition, content: Arc::new(content) })
-}
-
-/// What `send` asks for: goes on with an unfinished run, repeats a finished one only when told so.
-pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Option<Time>) -> Result<(Run, bool), RunError> {
-    let config_campaign = instance.campaign(campaign).map_err(RunError::Refused)?;
-    let now = instance.clock.now();
-    let definition = Definition::new(&instance.config, config_campaign);
-    let mut links = None;
-    for _ in 0..10 {
-        // What is known and the next firing come from one look: whoever was faster since has taken
-        // that firing, and we look again.
-        let (known, firing) = runs::manual_run(&mut instance.db.clone(), campaign, again).await?;
-        match known {
-            Some(run) if !run.state.is_final() && at.is_some() => {
-                return Err(RunError::Refused(format!(
-                    "{campaign} has a run that is {} already, due {}: a second one would mail everybody twice\n\
-                     hint: `optin run cancel {}` first",
-                    run.state.as_str(),
-                    run.scheduled_at,
-                    run.id
-                )));
-            }
-            Some(run) if !run.state.is_final() => return Ok((run, false)),
-            Some(run) if !again => return Ok((run, false)),
-            _ => {}
-        }
-        if links.is_none() {
-            links = Some(super::links_of(&definition, instance)?);
-        }
-        let mut tx = instance.db.begin().await?;
-        let topic_id = consent::ops::topic_id(&mut tx, &definition.topic, &instance.entropy, now).await?;
-        let links = links.as_deref().unwrap_or_default();
-        let new = NewRun { definition: &definition, topic_id, firing: &firing, scheduled_at: at.unwrap_or(now), links };
-        let made = runs::create_run(&mut tx, new, &instance.entropy, now).await?;
-        tx.commit().await?;
-        if let Some(run) = made {
-            return Ok((run, true));
-        }
-    }
-    Err(RunError::Refused("somebody else starts this campaign at the same moment; try again".to_owned()))
-}
-
-/// Renders the mail of a delivery again, for the page that shows it.
-pub fn render_again(
-    instance: &Instance,
-    context: &RunContext,
-    contact: &contact::Contact,
-    delivery_id: i64,
-    now: Time,
-) -> Result<content::Mail, content::RenderError> {
-    let links = DeliveryLinks {
-        keys: &instance.keys,
-        site: &instance.config.site.url.value,
-        delivery_id,
-        contact_id: contact.id,
-        topic_id: context.run.topic_id,
-        track_opens: false,
-    };
-    context.content.render(&Recipient { contact, links: &links, now })
+fn lanes(scope: Scope) -> Lanes {
+    Lanes { messages: scope == Scope::All }
 }

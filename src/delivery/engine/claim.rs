@@ -1,0 +1,159 @@
+//! The transaction that claims: rows, limits and permits together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::job::{Job, Progress, Ticket, What};
+use super::lane::Lane;
+use super::{RunContext, Shared};
+use crate::clock::Time;
+use crate::consent::Permit;
+use crate::contact::Contact;
+use crate::db::DbError;
+use crate::delivery::journal::{Go, skipped};
+use crate::delivery::sql::{self, ClaimedRow};
+use crate::delivery::state::Outcome;
+
+/// Up to so many mails of one run and provider, for one relay.
+pub(super) struct Wish {
+    pub(super) context: Arc<RunContext>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) provider: Arc<str>,
+    pub(super) lane: Arc<Lane>,
+    pub(super) want: usize,
+    /// Mails of this provider in the relay's sessions at a time.
+    pub(super) most: usize,
+}
+
+impl Wish {
+    pub(super) fn run_id(&self) -> i64 {
+        self.context.run.id
+    }
+}
+
+/// How a wish fared.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Got {
+    /// Fewer rows were due than wished for and allowed.
+    pub(super) dry: bool,
+    /// A limit allowed less than was wished for.
+    pub(super) limited: bool,
+}
+
+/// What a claim brought.
+pub(super) struct Claimed {
+    /// For each wish.
+    pub(super) got: Vec<Got>,
+    /// Mails for each wish.
+    pub(super) jobs: Vec<Vec<Job>>,
+    /// Those without a permit.
+    pub(super) refused: Vec<Refused>,
+}
+
+/// A claimed delivery that must not be sent.
+pub(super) struct Refused {
+    pub(super) provider: Arc<str>,
+    pub(super) outcome: Outcome,
+    pub(super) ticket: Ticket,
+}
+
+/// One transaction: claims due deliveries as far as limits allow, and takes their permits. `None` when
+/// this worker was declared dead: nobody would ever return what it claimed.
+pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result<Option<Claimed>, DbError> {
+    let sender = &shared.sender;
+    let mut tx = sender.db.begin().await?;
+    if !sql::holds_place(&mut tx, shared.worker).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let mut limits = shared.governor.limits(&mut tx, sender, wishes, now).await?;
+    let mut got = vec![Got::default(); wishes.len()];
+    let mut rows: Vec<Vec<ClaimedRow>> = Vec::with_capacity(wishes.len());
+    for (wish, got) in wishes.iter().zip(&mut got) {
+        let allowed = limits.allowed(wish, now);
+        if allowed < wish.want {
+            got.limited = true;
+            if let Some(wait) = limits.wait(wish, now) {
+                shared.note_wait(wish.run_id(), wait, now);
+            }
+        }
+        if allowed == 0 {
+            rows.push(Vec::new());
+            continue;
+        }
+        let claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
+        got.dry = claimed.len() < allowed;
+        limits.take(wish, claimed.len(), now);
+        rows.push(claimed);
+    }
+    let mut claimed = Claimed { got, jobs: Vec::with_capacity(wishes.len()), refused: Vec::new() };
+    if rows.iter().all(Vec::is_empty) {
+        tx.rollback().await?;
+        claimed.jobs.resize_with(wishes.len(), Vec::new);
+        return Ok(Some(claimed));
+    }
+    limits.store(&mut tx).await?;
+    let all: Vec<i64> = rows.iter().flatten().map(|row| row.contact_id).collect();
+    let mut contacts: HashMap<i64, Contact> = HashMap::with_capacity(all.len());
+    for contact in crate::contact::sql::by_ids(&mut tx, &sender.schema, &all).await? {
+        contacts.insert(contact.id, contact);
+    }
+    let mut permits = HashMap::new();
+    for (wish, rows) in wishes.iter().zip(&rows).filter(|(_, rows)| !rows.is_empty()) {
+        let topic_id = wish.context.run.topic_id;
+        let people: Vec<i64> = rows.iter().map(|row| row.contact_id).collect();
+        let taken = Permit::take(&mut tx, topic_id, &people).await?;
+        permits.extend(taken.into_iter().map(|(contact_id, permit)| ((wish.run_id(), contact_id), permit)));
+    }
+    tx.commit().await?;
+    crate::fault::point("claimed");
+    for (wish, rows) in wishes.iter().zip(rows) {
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            let ticket = Ticket::new(&wish.progress);
+            // Two runs may mail one person in the same claim.
+            let contact = contacts.get(&row.contact_id).cloned();
+            match (permits.remove(&(wish.run_id(), row.contact_id)), contact) {
+                (Some(Ok(permit)), Some(contact)) => jobs.push(Job {
+                    id: row.id,
+                    attempt: row.attempt,
+                    provider: wish.provider.clone(),
+                    permit: Arc::new(permit),
+                    contact,
+                    what: What::Campaign(wish.context.clone()),
+                    moved: false,
+                    ticket,
+                    slot: None,
+                }),
+                (Some(Err(refusal)), _) => {
+                    let outcome = skipped(row.id, row.attempt, refusal.code(), Some(refusal.to_string()), now);
+                    claimed.refused.push(Refused { provider: wish.provider.clone(), outcome, ticket });
+                }
+                (Some(Ok(_)) | None, _) => {
+                    let outcome = skipped(row.id, row.attempt, "erased", None, now);
+                    claimed.refused.push(Refused { provider: wish.provider.clone(), outcome, ticket });
+                }
+            }
+        }
+        claimed.jobs.push(jobs);
+    }
+    Ok(Some(claimed))
+}
+
+/// Makes it durable that these are not sent.
+pub(super) async fn record_refused(shared: &Shared, refused: Vec<Refused>) {
+    if refused.is_empty() {
+        return;
+    }
+    let mut tickets = Vec::with_capacity(refused.len());
+    let mut outcomes = Vec::with_capacity(refused.len());
+    for Refused { provider, outcome, ticket } in refused {
+        ticket.progress().count(&provider, &outcome);
+        outcomes.push(outcome);
+        tickets.push(ticket);
+    }
+    if shared.journal.record_all(outcomes).await == Go::Fenced {
+        shared.fence();
+    }
+    drop(tickets);
+}

@@ -1,0 +1,188 @@
+//! The lane of transactional messages: its own claims, its own sessions. A campaign in full swing
+//! does not delay it, and limits do not hold it back: what it sends counts against them, so that
+//! campaigns make room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+use super::claim::{Refused, record_refused};
+use super::feeder::serves;
+use super::job::{Job, Ticket, What};
+use super::lane::Lane;
+use crate::clock::Time;
+use crate::consent::Permit;
+use crate::contact::Contact;
+use crate::db::DbError;
+use crate::delivery::journal::skipped;
+use crate::delivery::messages::{self, Message};
+use crate::delivery::sql;
+use crate::delivery::state::{Outcome, State};
+
+/// How often new messages are looked for; a message accepted by this process is seen at once.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long it rests when the database fails.
+const REST: Duration = Duration::from_millis(500);
+/// Most messages claimed at a time: few, so that several nodes share a burst.
+const CLAIM_BATCH: i64 = 100;
+/// Messages waiting for a session, for each session.
+const QUEUE_PER_SESSION: usize = 8;
+
+/// Feeds the lane until the engine ends.
+pub(super) async fn feed(shared: Arc<Shared>) {
+    let mut said = false;
+    while !shared.is_over() {
+        let rest = match round(&shared).await {
+            Ok(true) => continue,
+            Ok(false) => LOOK_EVERY,
+            Err(error) => {
+                if !said {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "no messages can be claimed for now");
+                }
+                shared.strays.store(true, Ordering::Release);
+                REST
+            }
+        };
+        said = rest == REST;
+        tokio::select! {
+            () = shared.message_wake.notified() => {}
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Claims what is due; answers whether there may be more at once.
+async fn round(shared: &Arc<Shared>) -> Result<bool, DbError> {
+    let now = shared.sender.clock.now();
+    for lane in shared.messages.iter().filter(|lane| lane.is_down()) {
+        let left = lane.pool.remove(|_| true);
+        shared.give_back(left).await;
+    }
+    if shared.strays.load(Ordering::Acquire) {
+        return Ok(false);
+    }
+    let due = sql::messages_due(&mut shared.sender.db.clone(), CLAIM_BATCH, now).await?;
+    if due == 0 {
+        return Ok(false);
+    }
+    let lanes = usable(shared, due as usize);
+    let room: usize = lanes.iter().map(|lane| (lane.most * QUEUE_PER_SESSION).saturating_sub(lane.pool.load().0)).sum();
+    if room == 0 {
+        return Ok(false);
+    }
+    let Some((jobs, refused)) = claim(shared, CLAIM_BATCH.min(room as i64), now).await? else {
+        shared.fence();
+        return Ok(false);
+    };
+    let claimed = jobs.len() + refused.len();
+    for (message, job) in jobs {
+        match choose(&lanes, &message) {
+            Some(lane) => {
+                lane.give(1);
+                lane.pool.fill([job]);
+            }
+            None => shared.give_back(vec![job]).await,
+        }
+    }
+    record_refused(shared, refused).await;
+    for lane in &lanes {
+        lane.staff(shared, 0);
+    }
+    Ok(claimed > 0 && claimed as i64 >= due)
+}
+
+/// The relays that are open now: those that are not reserves, or the reserves while all others are
+/// down.
+fn usable(shared: &Arc<Shared>, demand: usize) -> Vec<Arc<Lane>> {
+    for reserve in [false, true] {
+        let tier = shared.messages.iter().filter(|lane| lane.relay.config.backup == reserve);
+        let mut ready = Vec::new();
+        let mut opening = false;
+        for lane in tier {
+            lane.staff(shared, demand);
+            if lane.is_ready() {
+                ready.push(lane.clone());
+            } else {
+                opening |= !lane.is_down();
+            }
+        }
+        if !ready.is_empty() || opening {
+            return ready;
+        }
+    }
+    Vec::new()
+}
+
+/// The relay for a message: among those that serve its sender's domain the one furthest behind its
+/// weight, or any one where none does.
+fn choose<'a>(lanes: &'a [Arc<Lane>], message: &Message) -> Option<&'a Arc<Lane>> {
+    let least = |lanes: Vec<&'a Arc<Lane>>| lanes.into_iter().min_by(|a, b| a.given().total_cmp(&b.given()));
+    let serving: Vec<_> = lanes.iter().filter(|lane| serves(&lane.relay.config.sender_domains, message.sender_domain())).collect();
+    least(if serving.is_empty() { lanes.iter().collect() } else { serving })
+}
+
+type Batch = (Vec<(Arc<Message>, Job)>, Vec<Refused>);
+
+/// One transaction: claims messages with their permits. `None` when this worker was declared dead.
+async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, DbError> {
+    let sender = &shared.sender;
+    let mut tx = sender.db.begin().await?;
+    if !sql::holds_place(&mut tx, shared.worker).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let rows = sql::claim_messages(&mut tx, shared.worker, limit, now).await?;
+    if rows.is_empty() {
+        tx.rollback().await?;
+        return Ok(Some((Vec::new(), Vec::new())));
+    }
+    let ids: Vec<i64> = rows.iter().map(|(_, message_id, _)| *message_id).collect();
+    let mut found = messages::load(&mut tx, &ids).await?;
+    let people: Vec<i64> = rows.iter().map(|(row, _, _)| row.contact_id).collect();
+    let contacts: HashMap<i64, Contact> = crate::contact::sql::by_ids(&mut tx, &sender.schema, &people)
+        .await?
+        .into_iter()
+        .map(|contact| (contact.id, contact))
+        .collect();
+    let permits = Permit::take_for_messages(&mut tx, &people).await?;
+    let permits: HashMap<i64, Result<Arc<Permit>, _>> =
+        permits.into_iter().map(|(contact_id, permit)| (contact_id, permit.map(Arc::new))).collect();
+    shared.governor.count_messages(&mut tx, sender, rows.len() as u64, now).await?;
+    tx.commit().await?;
+    crate::fault::point("claimed");
+    let mut jobs = Vec::with_capacity(rows.len());
+    let mut refused = Vec::new();
+    for (row, message_id, provider) in rows {
+        let ticket = Ticket::new(&shared.message_progress);
+        let provider: Arc<str> = provider.into();
+        let no = |reason: &str, detail: Option<String>| skipped(row.id, row.attempt, reason, detail, now);
+        let outcome = match (found.remove(&message_id), permits.get(&row.contact_id), contacts.get(&row.contact_id)) {
+            (Some(message), _, _) if message.expires_at() <= now => {
+                Outcome { state: State::Failed, ..no("expired", Some(format!("not sent before {}", message.expires_at()))) }
+            }
+            (Some(message), Some(Ok(permit)), Some(contact)) => {
+                let message = Arc::new(message);
+                let job = Job {
+                    id: row.id,
+                    attempt: row.attempt,
+                    provider,
+                    permit: permit.clone(),
+                    contact: contact.clone(),
+                    what: What::Message(message.clone()),
+                    moved: false,
+                    ticket,
+                    slot: None,
+                };
+                jobs.push((message, job));
+                continue;
+            }
+            (Some(_), Some(Err(refusal)), _) => no(refusal.code(), Some(refusal.to_string())),
+            (Some(_), _, _) => no("erased", None),
+            (None, _, _) => no("no_message", Some("the row of this message is gone".to_owned())),
+        };
+        refused.push(Refused { provider, outcome, ticket });
+    }
+    Ok(Some((jobs, refused)))
+}
