@@ -1,0 +1,301 @@
+//! An open session: envelopes, bodies, and both in one write.
+
+use std::fmt;
+use std::time::Duration;
+
+use lettre::transport::smtp::authentication::Mechanism;
+use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream, TlsParameters};
+use lettre::transport::smtp::commands::Ehlo;
+use lettre::transport::smtp::extension::ClientId;
+use tokio::net::TcpStream;
+
+use super::reply::{Failure, Reply, Stage, judge};
+use super::settings::{Pipelining, SmtpSettings, Tls};
+use super::tls::implicit_tls;
+use super::wire::Wire;
+
+/// The final reply may take this long (RFC 5321 section 4.5.3.2.6: 10 minutes).
+const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// An open session.
+pub struct Session {
+    connection: AsyncSmtpConnection,
+    pipelining: Pipelining,
+    smtputf8: bool,
+    timeout: Duration,
+    /// Nothing more can be said: it broke, the relay announced its end, or a wait was given up
+    /// half-way, so that the next reply would answer an old command.
+    over: bool,
+}
+
+impl Session {
+    /// Connects, greets, encrypts and logs in as the settings say.
+    pub async fn open(settings: &SmtpSettings, hello: &str) -> Result<Session, Failure> {
+        let broken = |reason: String| Failure::Broken { stage: Stage::Connect, reason };
+        tokio::time::timeout(settings.timeout, Self::open_inner(settings, hello))
+            .await
+            .unwrap_or_else(|_| Err(broken(format!("{settings} did not answer within {} s", settings.timeout.as_secs()))))
+    }
+
+    async fn open_inner(settings: &SmtpSettings, hello: &str) -> Result<Session, Failure> {
+        let broken = |reason: String| Failure::Broken { stage: Stage::Connect, reason };
+        let socket = TcpStream::connect((settings.host.as_str(), settings.port))
+            .await
+            .map_err(|error| broken(format!("cannot connect to {settings}: {error}")))?;
+        socket.set_nodelay(true).map_err(|error| broken(error.to_string()))?;
+        let peer = socket.peer_addr().map_err(|error| broken(error.to_string()))?;
+        let stream: Box<dyn AsyncTokioStream> = if settings.tls == Tls::Implicit {
+            Box::new(Wire { inner: implicit_tls(&settings.host, socket).await.map_err(broken)?, peer })
+        } else {
+            Box::new(Wire { inner: socket, peer })
+        };
+        let name = ClientId::Domain(hello.to_owned());
+        let failed = |error| judge(Stage::Connect, Err(error)).map(drop).err().unwrap_or_else(|| broken(String::new()));
+        let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &name).await.map_err(failed)?;
+        match settings.tls {
+            Tls::Required if !connection.can_starttls() => {
+                return Err(broken(format!("{settings} does not offer STARTTLS, and `tls=required` is set")));
+            }
+            Tls::Required | Tls::Opportunistic if connection.can_starttls() => {
+                let parameters = TlsParameters::builder(settings.host.clone())
+                    .dangerous_accept_invalid_certs(settings.tls == Tls::Opportunistic)
+                    .build()
+                    .map_err(failed)?;
+                connection.starttls(parameters, &name).await.map_err(failed)?;
+            }
+            _ => {}
+        }
+        if let Some(credentials) = &settings.credentials {
+            let mechanisms = [Mechanism::Plain, Mechanism::Login, Mechanism::Xoauth2];
+            connection.auth(&mechanisms, credentials).await.map_err(failed)?;
+        }
+        // lettre keeps few of the server's offers; a second EHLO tells the rest.
+        let offers = connection.command(Ehlo::new(name)).await.map_err(failed)?;
+        let offers: Vec<String> = offers.message().map(|line| line.trim().to_ascii_uppercase()).collect();
+        let offered = |word: &str| offers.iter().any(|line| line.split_ascii_whitespace().next() == Some(word));
+        Ok(Session {
+            pipelining: if offered("PIPELINING") { settings.pipelining } else { Pipelining::Off },
+            smtputf8: offered("SMTPUTF8"),
+            connection,
+            timeout: settings.timeout,
+            over: false,
+        })
+    }
+
+    /// Whether [`Session::body_then_envelope`] saves a round trip.
+    pub fn can_chain(&self) -> bool {
+        self.pipelining == Pipelining::Chain && !self.over
+    }
+
+    /// MAIL, RCPT and DATA up to the server's 354. After `Refused` the session is ready for the next
+    /// message, unless [`Failure::ends_session`].
+    pub async fn envelope(&mut self, from: &str, to: &str) -> Result<(), Failure> {
+        let envelope = self.commands(from, to)?;
+        if self.over {
+            return Err(not_begun());
+        }
+        if self.pipelining == Pipelining::Off {
+            return self.envelope_step_by_step(&envelope).await;
+        }
+        let mail = self.ask(Stage::Mail, self.timeout, &envelope).await;
+        self.rest_of_envelope(mail).await
+    }
+
+    /// The message and the final dot, after [`Session::envelope`] said yes.
+    ///
+    /// # Errors
+    /// `Broken` means that nobody knows whether the mail was taken.
+    pub async fn body(&mut self, message: &[u8]) -> Result<Reply, Failure> {
+        if self.over {
+            return Err(not_begun());
+        }
+        match std::str::from_utf8(message) {
+            Ok(text) => self.ask(Stage::Final, FINAL_REPLY_TIMEOUT, Body(text)).await,
+            // lettre's commands are text; its own way for bytes writes the final dot by itself.
+            Err(_) => {
+                self.over = true;
+                let answer = tokio::time::timeout(FINAL_REPLY_TIMEOUT, self.connection.message(message)).await;
+                self.settle(Stage::Final, FINAL_REPLY_TIMEOUT, answer)
+            }
+        }
+    }
+
+    /// A message, its final dot and the next mail's envelope in one write (RFC 2920 section 3.1
+    /// lets MAIL follow a message in its group); [`Session::body`] and [`Session::envelope`] one
+    /// after the other where [`Session::can_chain`] says no.
+    ///
+    /// The first answer is the old mail's, as of `body`; the second is the next mail's, as of
+    /// `envelope`. Of the next mail nothing but the envelope was written: whatever its answer, it
+    /// surely did not go out.
+    pub async fn body_then_envelope(&mut self, message: &[u8], from: &str, to: &str) -> (Result<Reply, Failure>, Result<(), Failure>) {
+        let (true, Ok(text), Ok(envelope)) = (self.can_chain(), std::str::from_utf8(message), self.commands(from, to)) else {
+            let old = self.body(message).await;
+            return (old, self.envelope(from, to).await);
+        };
+        let old = self.ask(Stage::Final, FINAL_REPLY_TIMEOUT, format_args!("{}{envelope}", Body(text))).await;
+        if self.over {
+            return (old, Err(not_begun()));
+        }
+        let mail = self.answer(Stage::Mail).await;
+        (old, self.rest_of_envelope(mail).await)
+    }
+
+    /// Gives up a mail whose body was asked for: without the final dot it does not exist (RFC 5321
+    /// section 4.1.1.4), and nothing but closing the connection takes DATA back.
+    pub fn abandon(self) {
+        drop(self);
+    }
+
+    /// Says goodbye; does not wait for long.
+    pub async fn quit(mut self) {
+        if !self.over {
+            let _ = tokio::time::timeout(Duration::from_secs(2), self.connection.quit()).await;
+        }
+    }
+
+    /// The three commands of an envelope.
+    fn commands(&self, from: &str, to: &str) -> Result<Envelope, Failure> {
+        // With SMTPUTF8 the address stands in our headers as UTF-8, which is 8-bit data (RFC 6531
+        // section 3.6: then BODY=8BITMIME must be given; a server that offers one offers the other).
+        let utf8 = !to.is_ascii() || !from.is_ascii();
+        if utf8 && !self.smtputf8 {
+            return Err(Failure::NeedsSmtpUtf8);
+        }
+        let parameters = if utf8 { " BODY=8BITMIME SMTPUTF8" } else { "" };
+        Ok(Envelope { mail: format!("MAIL FROM:<{from}>{parameters}\r\n"), rcpt: format!("RCPT TO:<{to}>\r\n") })
+    }
+
+    /// After the answer to MAIL: those to RCPT and DATA.
+    async fn rest_of_envelope(&mut self, mail: Result<Reply, Failure>) -> Result<(), Failure> {
+        if self.over {
+            return mail.map(drop);
+        }
+        let rcpt = self.answer(Stage::Rcpt).await;
+        // A relay that refused and hung up has still refused: that tells more.
+        let refused = mail.and(rcpt).map(drop);
+        if self.over {
+            return refused;
+        }
+        let data = self.answer(Stage::Data).await;
+        match (refused, data) {
+            (Ok(()), Ok(_)) => Ok(()),
+            (Ok(()), Err(failure)) | (Err(failure), Err(_)) => self.reset_after(failure).await,
+            (Err(refusal), Ok(_)) => {
+                // RFC 2920 section 3.1: DATA was accepted without a recipient; an empty message is
+                // refused or goes nowhere.
+                let _ = self.ask(Stage::Final, self.timeout, ".\r\n").await;
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn envelope_step_by_step(&mut self, envelope: &Envelope) -> Result<(), Failure> {
+        for (stage, command) in [(Stage::Mail, envelope.mail.as_str()), (Stage::Rcpt, &envelope.rcpt), (Stage::Data, "DATA\r\n")] {
+            if let Err(failure) = self.ask(stage, self.timeout, command).await {
+                return self.reset_after(failure).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears the table for the next message. The refusal is the answer whatever becomes of that: a
+    /// relay that hangs up after a `550` has still said `550`.
+    async fn reset_after(&mut self, failure: Failure) -> Result<(), Failure> {
+        if !self.over {
+            let _ = self.ask(Stage::Mail, self.timeout, "RSET\r\n").await;
+        }
+        Err(failure)
+    }
+
+    /// Writes a command and reads one reply.
+    async fn ask(&mut self, stage: Stage, patience: Duration, command: impl fmt::Display) -> Result<Reply, Failure> {
+        self.over = true;
+        let answer = tokio::time::timeout(patience, self.connection.command(command)).await;
+        self.settle(stage, patience, answer)
+    }
+
+    /// Reads the next reply of a group.
+    async fn answer(&mut self, stage: Stage) -> Result<Reply, Failure> {
+        self.over = true;
+        let patience = self.timeout;
+        let answer = tokio::time::timeout(patience, self.connection.read_response()).await;
+        self.settle(stage, patience, answer)
+    }
+
+    fn settle(
+        &mut self,
+        stage: Stage,
+        patience: Duration,
+        answer: Result<Result<lettre::transport::smtp::response::Response, lettre::transport::smtp::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<Reply, Failure> {
+        let result = match answer {
+            Ok(answer) => judge(stage, answer),
+            Err(_) => Err(Failure::broken(stage, format!("the relay did not answer within {} s", patience.as_secs()))),
+        };
+        self.over = result.as_ref().is_err_and(Failure::ends_session);
+        result
+    }
+}
+
+/// The session ended before this mail was begun.
+fn not_begun() -> Failure {
+    Failure::broken(Stage::Mail, "the relay closed the session before this mail")
+}
+
+/// MAIL, RCPT and DATA as one group.
+struct Envelope {
+    mail: String,
+    rcpt: String,
+}
+
+impl fmt::Display for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.mail)?;
+        f.write_str(&self.rcpt)?;
+        f.write_str("DATA\r\n")
+    }
+}
+
+/// A message with its leading dots doubled (RFC 5321 section 4.5.2), and the final dot.
+struct Body<'a>(&'a str);
+
+impl fmt::Display for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        if rest.starts_with('.') {
+            f.write_str(".")?;
+        }
+        // Our own mails have no leading dots (see `mime`), and `contains` looks at 16 bytes at a time.
+        // A bare LF counts as a line's end: what a lenient server unstuffs cannot end a mail early.
+        if rest.contains("\n.") {
+            while let Some(at) = rest.find("\n.") {
+                f.write_str(&rest[..=at])?;
+                f.write_str(".")?;
+                rest = &rest[at + 1..];
+            }
+        }
+        f.write_str(rest)?;
+        f.write_str(if self.0.ends_with("\r\n") { ".\r\n" } else { "\r\n.\r\n" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Body;
+
+    #[test]
+    fn leading_dots_are_doubled_and_the_final_dot_stands_alone() {
+        for (message, wire) in [
+            ("", "\r\n.\r\n"),
+            ("a", "a\r\n.\r\n"),
+            ("a\r\n", "a\r\n.\r\n"),
+            ("a\r\n\r\n", "a\r\n\r\n.\r\n"),
+            (".", "..\r\n.\r\n"),
+            (".\r\n..\r\n.x\r\na.b", "..\r\n...\r\n..x\r\na.b\r\n.\r\n"),
+            ("a\r\n.\r\nMAIL", "a\r\n..\r\nMAIL\r\n.\r\n"),
+            ("a\n.\nb\r\n", "a\n..\nb\r\n.\r\n"),
+        ] {
+            assert_eq!(Body(message).to_string(), wire, "{message:?}");
+        }
+    }
+}
