@@ -123,6 +123,15 @@ pub fn shown(time: &str) -> String {
     time.get(..19).map_or_else(|| time.to_owned(), |seconds| seconds.replace('T', " "))
 }
 
+/// Seconds as people say them: `45 s`, `12 min`, `3 h 20 min`.
+pub fn duration(seconds: i64) -> String {
+    match seconds {
+        ..=90 => format!("{seconds} s"),
+        91..=5_400 => format!("{} min", (seconds + 59) / 60),
+        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+    }
+}
+
 /// Rows under headings, in plain columns.
 pub fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = comfy_table::Table::new();

@@ -3,12 +3,12 @@
 use serde_json::json;
 
 use super::Context;
-use super::out::{Failure, Outcome, counted, refused, shown, table};
+use super::out::{Failure, Outcome, counted, duration, refused, shown, table};
 use crate::campaign::ops::{self as runs, CommandError};
 use crate::campaign::{Command, Run};
 use crate::delivery::{self, State};
 use crate::instance::Instance;
-use crate::report::run_summary;
+use crate::report::{RunLive, run_live, run_summary};
 
 /// Runs listed at most.
 const LISTED: i64 = 200;
@@ -129,9 +129,11 @@ async fn show(context: &Context, instance: &Instance, id: i64) -> Outcome {
         }
         named.insert(format!("{}_mails", state.as_str()), json!(list));
     }
+    let live = run_live(db, id, context.clock.now()).await?;
     if context.out.json {
         let mut document = serde_json::to_value(&summary)?;
-        if let Some(object) = document.as_object_mut() {
+        if let (Some(object), serde_json::Value::Object(live)) = (document.as_object_mut(), serde_json::to_value(&live)?) {
+            object.extend(live);
             object.extend(named);
             object.insert("definition_hash".to_owned(), json!(run.definition_hash));
         }
@@ -154,10 +156,39 @@ async fn show(context: &Context, instance: &Instance, id: i64) -> Outcome {
     if let Some(reason) = &summary.reason {
         context.out.data(format!("  {reason}"));
     }
+    show_live(context, &live);
     if !rows.is_empty() {
         context.out.data(format!("\n{}", table(&["state", "address", "why"], rows)));
     }
     Ok(())
+}
+
+/// How it leaves: rate, time left, providers, what waits.
+fn show_live(context: &Context, live: &RunLive) {
+    if live.nodes > 0 {
+        let left = live.eta_seconds.map_or_else(String::new, |seconds| format!(", about {} left", duration(seconds)));
+        context.out.data(format!("  {:.1} mails a second on {}{left}", live.per_second, counted(live.nodes as i64, "node")));
+    }
+    for waiting in &live.waiting {
+        context.out.data(format!("  waiting: {}", waiting.text));
+    }
+    for (name, relay) in &live.relays {
+        if let Some(problem) = &relay.problem {
+            context.out.data(format!("  relay {name} is out of reach: {problem}"));
+        }
+    }
+    if live.by_provider.len() > 1 || live.nodes > 0 {
+        let count =
+            |provider: &crate::report::ProviderLive, state: State| provider.states.get(state.as_str()).copied().unwrap_or(0).to_string();
+        let rows = live.by_provider.iter().map(|provider| {
+            let states = [State::Sent, State::Due, State::Deferred, State::Bounced].map(|state| count(provider, state));
+            let mut row = vec![provider.provider.clone(), format!("{:.1}", provider.per_second)];
+            row.extend(states);
+            row
+        });
+        let headings = ["provider", "mails/s", "sent", "due", "deferred", "bounced"];
+        context.out.data(format!("\n{}", table(&headings, rows.collect())));
+    }
 }
 
 async fn command(context: &Context, instance: &Instance, id: i64, command: Command) -> Outcome {

@@ -1,7 +1,6 @@
 //! `optin send CAMPAIGN`
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -13,10 +12,10 @@ use crate::campaign::ops as runs;
 use crate::campaign::schedule::parse_local;
 use crate::campaign::{Run, RunState};
 use crate::clock::{SECOND, Time};
-use crate::delivery::engine::Progress;
+use crate::delivery::engine::RunStatus;
 use crate::instance::Instance;
 use crate::report::{RunSummary, run_summary};
-use crate::worker::{Ending, PassOptions, RunError, Worker, start_run};
+use crate::worker::{RunError, Scope, Standing, Worker, start_run};
 
 /// Sends a campaign now, in the foreground, to its end.
 #[derive(Debug, clap::Args)]
@@ -87,19 +86,23 @@ fn failure(error: RunError) -> Failure {
 
 /// Sends until the run is done, or nothing more happens within the time we stay.
 pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run, wait_seconds: u32) -> Outcome {
-    let stopped = context.stop.clone();
-    let worker = Worker::start(instance.clone()).await.map_err(failure)?;
-    let progress = Arc::new(Progress::default());
+    let worker = Arc::new(Worker::start(instance.clone(), Scope::Run(run.id), context.stop.clone()).await.map_err(failure)?);
     let bar = context.out.bar(0, &run.campaign);
-    let drawing = tokio::spawn(draw(context.out, bar.clone(), instance.clone(), run.id, progress.clone()));
-    let outcome = drive_until(instance, &worker, run, &progress, stopped, i64::from(wait_seconds) * SECOND).await;
+    let drawing = tokio::spawn(draw(context.out, bar.clone(), instance.clone(), run.id, worker.clone()));
+    let outcome = drive_until(instance, &worker, run, context.stop.clone(), i64::from(wait_seconds) * SECOND).await;
     drawing.abort();
+    let _ = drawing.await;
     bar.finish_and_clear();
-    worker.stop().await.map_err(failure)?;
+    match Arc::try_unwrap(worker) {
+        Ok(worker) => worker.stop().await.map_err(failure)?,
+        Err(_) => tracing::warn!("the worker is still watched; its place is given up when its lease is over"),
+    }
     match outcome {
         Ok(Left::Nothing) => Ok(()),
         Ok(Left::Signal) => Err(Failure::Refused("Stopped. The same command goes on where this one stopped.".to_owned())),
-        Ok(Left::Ended) => Err(Failure::Refused("The run was paused, cancelled or ended by somebody else.".to_owned())),
+        Ok(Left::Ended(reason)) => {
+            Err(Failure::Refused(reason.unwrap_or_else(|| "The run was paused, cancelled or ended by somebody else.".to_owned())))
+        }
         Ok(Left::Later(due)) => Err(Failure::Refused(format!(
             "Some mails are deferred; the next try is due at {} UTC\nhint: `optin serve` tries them again, and so does the same command later",
             shown(&due.to_string())
@@ -115,83 +118,80 @@ pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run
 enum Left {
     Nothing,
     Signal,
-    Ended,
+    Ended(Option<String>),
     Later(Time),
     RelayDown(String),
 }
+
+/// How often the run is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A database that fails for longer than this ends the command; the run goes on with the next one.
+const DATABASE_PATIENCE_MS: i64 = 5 * 60 * SECOND;
 
 async fn drive_until(
     instance: &Arc<Instance>,
     worker: &Worker,
     run: &Run,
-    progress: &Arc<Progress>,
-    stopped: watch::Receiver<bool>,
+    mut stopped: watch::Receiver<bool>,
     patience_ms: i64,
 ) -> Result<Left, RunError> {
-    let options = PassOptions { progress: Some(progress.clone()) };
+    let progress = worker.progress(run.id);
+    let mut settled = progress.settled();
     let mut waiting_since = instance.clock.now();
+    let mut failing_since = None;
+    let mut looked_at: Option<Time> = None;
     loop {
-        let before = moved(progress);
-        let (halt, halted) = watch::channel(false);
-        let impatient = tokio::spawn(lose_patience(instance.clone(), progress.clone(), patience_ms, stopped.clone(), halt));
-        let ending = worker.pass(run.id, &options, halted).await;
-        let relay_down = impatient.is_finished() && !*stopped.borrow();
-        impatient.abort();
+        if *stopped.borrow() {
+            return Ok(Left::Signal);
+        }
         let now = instance.clock.now();
-        if moved(progress) != before {
+        if progress.settled() != settled {
+            settled = progress.settled();
             waiting_since = now;
         }
-        let until = match ending? {
-            Ending::Done => return Ok(Left::Nothing),
-            Ending::Stopped if *stopped.borrow() => return Ok(Left::Signal),
-            Ending::Stopped if relay_down => return Ok(Left::RelayDown(progress.problem().unwrap_or_default())),
-            Ending::Stopped => return Ok(Left::Ended),
-            Ending::Waits(due) => due,
-            Ending::Elsewhere => now.plus(SECOND),
+        let look = async {
+            worker.step().await?;
+            worker.standing(run.id).await
         };
-        if until.since(waiting_since) > patience_ms {
-            return Ok(Left::Later(until));
+        let standing = match look.await {
+            Ok(standing) => {
+                failing_since = None;
+                standing
+            }
+            // What passes by itself is waited for; a mistake is not.
+            Err(RunError::Db(error)) if now.since(*failing_since.get_or_insert(now)) < DATABASE_PATIENCE_MS => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the database fails; the run waits");
+                Standing::Busy
+            }
+            Err(error) => return Err(error),
+        };
+        match standing {
+            Standing::Done => return Ok(Left::Nothing),
+            Standing::Stopped => {
+                let run = runs::run(&mut instance.db.clone(), run.id).await?;
+                return Ok(Left::Ended(run.filter(|run| run.state == RunState::Failed).and_then(|run| run.reason)));
+            }
+            Standing::Waits(due) if due.since(waiting_since) > patience_ms => return Ok(Left::Later(due)),
+            Standing::Elsewhere if looked_at.is_none_or(|at| now.since(at) > SECOND) => {
+                looked_at = Some(now);
+                worker.recover().await?;
+            }
+            Standing::Busy | Standing::Waits(_) | Standing::Elsewhere => {}
         }
-        worker.recover().await?;
-        let pause = Duration::from_millis(until.since(now).clamp(50, 1_000) as u64);
-        let mut stopped = stopped.clone();
+        if let Some((since, problem)) = worker.relay_problem().await
+            && now.since(since) > patience_ms
+        {
+            return Ok(Left::RelayDown(problem));
+        }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stopped.changed() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => {}
         }
     }
 }
 
-/// Mails with an outcome so far.
-fn moved(progress: &Progress) -> u64 {
-    [&progress.sent, &progress.bounced, &progress.other].into_iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
-}
-
-/// Halts the pass when somebody says stop, or when the relay has been out of reach for too long.
-async fn lose_patience(
-    instance: Arc<Instance>,
-    progress: Arc<Progress>,
-    patience_ms: i64,
-    mut stopped: watch::Receiver<bool>,
-    halt: watch::Sender<bool>,
-) {
-    let mut down_since = None;
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
-            _ = stopped.changed() => {}
-        }
-        let now = instance.clock.now();
-        let down = progress.sessions.load(Ordering::Relaxed) == 0 && progress.relay_down.load(Ordering::Relaxed);
-        down_since = if down { down_since.or(Some(now)) } else { None };
-        if *stopped.borrow() || down_since.is_some_and(|since| now.since(since) > patience_ms) {
-            let _ = halt.send(true);
-            return;
-        }
-    }
-}
-
-async fn draw(out: Out, bar: ProgressBar, instance: Arc<Instance>, run_id: i64, progress: Arc<Progress>) {
+async fn draw(out: Out, bar: ProgressBar, instance: Arc<Instance>, run_id: i64, worker: Arc<Worker>) {
+    let progress = worker.progress(run_id);
     let mut said = None;
     let mut audience = 0;
     loop {
@@ -202,16 +202,31 @@ async fn draw(out: Out, bar: ProgressBar, instance: Arc<Instance>, run_id: i64, 
             audience = run.audience;
             bar.set_length(audience.unsigned_abs());
         }
-        bar.set_position(moved(&progress));
-        let problem = progress.problem();
+        bar.set_position(progress.settled());
+        let problem = worker.relay_problem().await.map(|(_, problem)| problem);
         // Without a bar a new problem is a line of its own.
         if !out.terminal && problem.is_some() && problem != said {
             out.say(format!("Waiting: {}", problem.as_deref().unwrap_or_default()));
             said.clone_from(&problem);
         }
-        bar.set_message(problem.map_or_else(String::new, |problem| format!("waiting: {problem}")));
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let status = worker.status().await;
+        let line = status.runs.get(&run_id).map(|run| live_line(run, audience - progress.settled() as i64)).unwrap_or_default();
+        bar.set_message(problem.map_or(line, |problem| format!("waiting: {problem}")));
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// The flow of a run in a few words: rate, the fastest providers, what waits.
+fn live_line(run: &RunStatus, left: i64) -> String {
+    let mut parts = vec![format!("{:.0}/s", run.per_second)];
+    if run.per_second > 0.0 && left > 0 {
+        parts.push(format!("{} left", super::out::duration((left as f64 / run.per_second) as i64)));
+    }
+    let mut providers: Vec<_> = run.per_second_by_provider.iter().collect();
+    providers.sort_by(|a, b| b.1.total_cmp(a.1));
+    parts.extend(providers.iter().take(3).map(|(provider, rate)| format!("{provider} {rate:.0}/s")));
+    parts.extend(run.waits.iter().take(2).map(|wait| format!("waiting: {wait}")));
+    parts.join(", ")
 }
 
 /// Prints where the run is.

@@ -208,7 +208,9 @@ impl Task {
         };
         match written.await {
             Ok(settled) => tracing::info!(worker = self.worker, settled, "told what became of mails that were in doubt"),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "what became of the last mails cannot be told; they stay in doubt"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "what became of the last mails cannot be told; they stay in doubt")
+            }
         }
     }
 

@@ -245,9 +245,7 @@ pub(super) async fn set_status(tx: &mut Tx, id: i64, status: &str) -> Result<(),
 
 /// What the workers whose lease holds say of themselves.
 pub(super) async fn statuses(db: &mut impl Connection, now: Time) -> Result<Vec<(i64, String)>, DbError> {
-    let rows = db
-        .rows("SELECT id, status FROM worker WHERE lease_until >= $1 AND status IS NOT NULL ORDER BY id", args![now])
-        .await?;
+    let rows = db.rows("SELECT id, status FROM worker WHERE lease_until >= $1 AND status IS NOT NULL ORDER BY id", args![now]).await?;
     rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
 }
 
@@ -337,9 +335,7 @@ pub async fn counts_by_provider(db: &mut impl Connection, run_id: i64) -> Result
 
 /// The earliest moment at which a delivery of this run is due, if any is.
 pub(super) async fn next_due(db: &mut impl Connection, run_id: i64) -> Result<Option<Time>, DbError> {
-    let rows = db
-        .rows("SELECT MIN(due_at) FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred')", args![run_id])
-        .await?;
+    let rows = db.rows("SELECT MIN(due_at) FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred')", args![run_id]).await?;
     rows.first().map_or(Ok(None), |row| row.get(0))
 }
 

@@ -1,5 +1,7 @@
 //! Questions to all of it, read only.
 
+mod live;
+
 use std::collections::BTreeMap;
 
 use crate::campaign::{self, Run};
@@ -7,6 +9,8 @@ use crate::clock::Time;
 use crate::db::{Connection, DbError};
 use crate::delivery::{self, State};
 use crate::tracking;
+
+pub use live::{ProviderLive, RunLive, Waiting, run_live};
 
 /// Runs of one campaign that a report adds up.
 const MAX_RUNS: i64 = 10_000;

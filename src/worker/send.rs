@@ -99,6 +99,11 @@ impl Worker {
         self.station.into_inner().leave(&self.instance).await
     }
 
+    /// Settles what workers left that stopped since.
+    pub async fn recover(&self) -> Result<(), RunError> {
+        recover(&self.instance).await
+    }
+
     /// A run's live numbers on this node.
     pub fn progress(&self, run_id: i64) -> Arc<Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).entry(run_id).or_default().clone()
@@ -225,11 +230,17 @@ impl Worker {
                     tracing::error!(run = run.id, campaign = run.campaign, reason, "the run cannot go on");
                     let failed = runs::command(&instance.db, run.id, Command::Fail, Some(&reason), instance.clock.now()).await;
                     if let Err(error) = failed {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "the run could not be marked as failed; the next look tries again");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the run could not be marked as failed; the next look tries again"
+                        );
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the audience is not complete yet; the next look goes on with it");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the audience is not complete yet; the next look goes on with it"
+                    );
                 }
             }
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use super::RunError;
-use crate::delivery::engine::{Engine, LeaseClock, Lanes, Sender};
+use crate::delivery::engine::{Engine, Lanes, LeaseClock, Sender};
 use crate::delivery::journal::Journal;
 use crate::delivery::ops as deliveries;
 use crate::instance::Instance;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::claim::{self, Wish};
-use super::job::{Job, Progress};
+use super::job::Progress;
 use super::lane::Lane;
 use super::{RunContext, Shared};
 use crate::clock::{SECOND, Time};
@@ -94,7 +94,10 @@ pub(super) async fn feed(shared: Arc<Shared>) {
             }
             Err(error) => {
                 if !said {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "no more mails can be claimed for now; those claimed are sent");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "no more mails can be claimed for now; those claimed are sent"
+                    );
                 }
                 said = true;
                 shared.strays.store(true, Ordering::Release);
@@ -182,8 +185,7 @@ fn plan(shared: &Arc<Shared>, now: Time) -> Plan {
     feeds.sort_by_key(|feed| feed.turn);
     let newest_turn = feeds.last().map_or(0, |feed| feed.turn);
     for feed in feeds {
-        let mut due: Vec<Arc<str>> =
-            feed.groups.iter().filter(|group| group.due_at <= now).map(|group| group.provider.clone()).collect();
+        let mut due: Vec<Arc<str>> = feed.groups.iter().filter(|group| group.due_at <= now).map(|group| group.provider.clone()).collect();
         if due.is_empty() {
             continue;
         }
@@ -196,7 +198,7 @@ fn plan(shared: &Arc<Shared>, now: Time) -> Plan {
         due.rotate_left(shift);
         let before = plan.wishes.len();
         for provider in due {
-            let allowed = |lane: &Arc<Lane>| shared.governor.allowance(shared, &lane.relay, &provider, now);
+            let allowed = |lane: &Arc<Lane>| shared.governor.allowance(&shared.sender, &lane.relay, &provider, now);
             let mut open: Vec<(usize, Arc<Lane>, usize)> = Vec::new();
             for (at, lane) in &lanes {
                 match allowed(lane) {
@@ -222,7 +224,14 @@ fn plan(shared: &Arc<Shared>, now: Time) -> Plan {
                 left -= want;
                 lane.give(want);
                 let most = allowed(&lane).unwrap_or(1);
-                plan.wishes.push(Wish { context: feed.context.clone(), progress: feed.progress.clone(), provider: provider.clone(), lane, want, most });
+                plan.wishes.push(Wish {
+                    context: feed.context.clone(),
+                    progress: feed.progress.clone(),
+                    provider: provider.clone(),
+                    lane,
+                    want,
+                    most,
+                });
             }
         }
         if plan.wishes.len() > before {
@@ -279,7 +288,9 @@ fn usable(shared: &Arc<Shared>, context: &RunContext) -> Vec<(usize, Arc<Lane>)>
 /// Whether a relay for these sender domains takes mail from `domain`: it or a domain above it.
 pub(super) fn serves(sender_domains: &[String], domain: &str) -> bool {
     sender_domains.is_empty()
-        || sender_domains.iter().any(|served| domain == served || domain.strip_suffix(served.as_str()).is_some_and(|rest| rest.ends_with('.')))
+        || sender_domains
+            .iter()
+            .any(|served| domain == served || domain.strip_suffix(served.as_str()).is_some_and(|rest| rest.ends_with('.')))
 }
 
 /// Splits what is wanted over relays by their weights: none may run ahead of its part by more than a

@@ -12,6 +12,7 @@ use crate::contact::{Address, Contact};
 use crate::content::Recipient;
 use crate::delivery::links::DeliveryLinks;
 use crate::delivery::messages::Message;
+use crate::delivery::provider::domain_of;
 use crate::delivery::state::{Outcome, State};
 
 /// Seconds over which a rate is measured.
@@ -57,9 +58,9 @@ impl Job {
                 Ok(Mail { from: context.envelope.return_path().to_owned(), to, bytes })
             }
             What::Message(message) => {
-                let (to, mut bytes) = message.compose(&self.contact, self.id, now)?;
-                sender.signers.sign(message.sender_domain(), &mut bytes, now);
-                Ok(Mail { from: message.return_path().to_owned(), to, bytes })
+                let mut composed = sender.composer.compose(message, &self.contact, self.id, now)?;
+                sender.signers.sign(sender_domain(message), &mut composed.bytes, now);
+                Ok(Mail { from: composed.return_path, to: composed.to, bytes: composed.bytes })
             }
         }
     }
@@ -71,7 +72,7 @@ impl Job {
                 let hours = context.definition.delivery.give_up_hours.unwrap_or(sender.retry_hours);
                 context.run.started_at.unwrap_or(now).plus(i64::from(hours) * crate::clock::HOUR)
             }
-            What::Message(message) => message.expires_at(),
+            What::Message(message) => message.expires_at,
         }
     }
 
@@ -79,6 +80,11 @@ impl Job {
     pub(super) fn outcome(&self, state: State, now: Time, reason: Option<&str>, reply: Option<String>) -> Outcome {
         Outcome { delivery_id: self.id, attempt: self.attempt, state, due_at: now, reason: reason.map(str::to_owned), reply, at: now }
     }
+}
+
+/// The domain of the address that a message comes from.
+pub(super) fn sender_domain(message: &Message) -> &str {
+    domain_of(&message.definition.sender().email)
 }
 
 /// A person's mail: the address for RCPT and the bytes. Errors say what is wrong for this person.

@@ -145,7 +145,16 @@ const BEHIND_AFTER: Duration = Duration::from_millis(500);
 impl Lane {
     pub(super) fn new(relay: Arc<Relay>, most: usize, idle: Duration, room: Arc<Notify>) -> Arc<Lane> {
         let ended = watch::Sender::new(0);
-        Arc::new(Lane { relay, pool: Pool::new(room), most, idle, open: AtomicUsize::new(0), tasks: AtomicUsize::new(0), ended, flow: Mutex::default() })
+        Arc::new(Lane {
+            relay,
+            pool: Pool::new(room),
+            most,
+            idle,
+            open: AtomicUsize::new(0),
+            tasks: AtomicUsize::new(0),
+            ended,
+            flow: Mutex::default(),
+        })
     }
 
     fn flow(&self) -> MutexGuard<'_, Flow> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Shared;
 use super::claim::{Refused, record_refused};
 use super::feeder::serves;
-use super::job::{Job, Ticket, What};
+use super::job::{Job, Ticket, What, sender_domain};
 use super::lane::Lane;
 use crate::clock::Time;
 use crate::consent::Permit;
@@ -119,7 +119,7 @@ fn usable(shared: &Arc<Shared>, demand: usize) -> Vec<Arc<Lane>> {
 /// weight, or any one where none does.
 fn choose<'a>(lanes: &'a [Arc<Lane>], message: &Message) -> Option<&'a Arc<Lane>> {
     let least = |lanes: Vec<&'a Arc<Lane>>| lanes.into_iter().min_by(|a, b| a.given().total_cmp(&b.given()));
-    let serving: Vec<_> = lanes.iter().filter(|lane| serves(&lane.relay.config.sender_domains, message.sender_domain())).collect();
+    let serving: Vec<_> = lanes.iter().filter(|lane| serves(&lane.relay.config.sender_domains, sender_domain(message))).collect();
     least(if serving.is_empty() { lanes.iter().collect() } else { serving })
 }
 
@@ -141,11 +141,8 @@ async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, 
     let ids: Vec<i64> = rows.iter().map(|(_, message_id, _)| *message_id).collect();
     let mut found = messages::load(&mut tx, &ids).await?;
     let people: Vec<i64> = rows.iter().map(|(row, _, _)| row.contact_id).collect();
-    let contacts: HashMap<i64, Contact> = crate::contact::sql::by_ids(&mut tx, &sender.schema, &people)
-        .await?
-        .into_iter()
-        .map(|contact| (contact.id, contact))
-        .collect();
+    let contacts: HashMap<i64, Contact> =
+        crate::contact::sql::by_ids(&mut tx, &sender.schema, &people).await?.into_iter().map(|contact| (contact.id, contact)).collect();
     let permits = Permit::take_for_messages(&mut tx, &people).await?;
     let permits: HashMap<i64, Result<Arc<Permit>, _>> =
         permits.into_iter().map(|(contact_id, permit)| (contact_id, permit.map(Arc::new))).collect();
@@ -159,8 +156,8 @@ async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, 
         let provider: Arc<str> = provider.into();
         let no = |reason: &str, detail: Option<String>| skipped(row.id, row.attempt, reason, detail, now);
         let outcome = match (found.remove(&message_id), permits.get(&row.contact_id), contacts.get(&row.contact_id)) {
-            (Some(message), _, _) if message.expires_at() <= now => {
-                Outcome { state: State::Failed, ..no("expired", Some(format!("not sent before {}", message.expires_at()))) }
+            (Some(message), _, _) if message.expires_at <= now => {
+                Outcome { state: State::Failed, ..no("expired", Some(format!("not sent before {}", message.expires_at))) }
             }
             (Some(message), Some(Ok(permit)), Some(contact)) => {
                 let message = Arc::new(message);

@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 use super::dkim::Signers;
 use super::journal::Journal;
 use super::message::Envelope;
+use super::messages::Composer;
 use super::provider::Providers;
 use super::sql;
 use crate::campaign::{Definition, Run};
@@ -79,6 +80,8 @@ pub struct Sender {
     pub entropy: Entropy,
     /// Signs links.
     pub keys: Keys,
+    /// Writes messages.
+    pub composer: Composer,
     /// Sign mails.
     pub signers: Signers,
     /// Declared attributes.

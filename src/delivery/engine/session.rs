@@ -264,6 +264,7 @@ impl Server {
         let now = self.shared.sender.clock.now();
         match reply {
             Ok(reply) => {
+                self.shared.governor.success(&self.lane.relay.name, &job.provider);
                 let outcome = job.outcome(State::Sent, now, None, Some(reply.to_string()));
                 self.settle(&job.provider, outcome, job.ticket).await;
                 After::Keep
@@ -288,10 +289,11 @@ impl Server {
             Failure::TooLarge { .. } => job.outcome(State::Failed, now, Some("too_large"), text),
             Failure::Broken { .. } => retry::later(sender, &job, now, "later", text),
             Failure::Refused { stage, reply } => match read_reply(reply.code, &reply.text, *stage, &job.provider) {
-                Verdict::Bounce { class } => job.outcome(State::Bounced, now, Some(class), text),
-                Verdict::Later => retry::later(sender, &job, now, "later", text),
-                slow_down @ Verdict::SlowDown { .. } => {
-                    let until = self.shared.governor.slow_down(&self.lane.relay.name, &job, &slow_down, now).await;
+                Verdict::Bounce { class, .. } => job.outcome(State::Bounced, now, Some(class.as_str()), text),
+                Verdict::Later { .. } => retry::later(sender, &job, now, "later", text),
+                Verdict::SlowDown(signal) => {
+                    let said = text.as_deref().unwrap_or_default();
+                    let until = self.shared.governor.slow_down(sender, &self.lane.relay.name, &job, &signal, said, now).await;
                     retry::after_pause(sender, &job, now, until, text)
                 }
                 Verdict::SenderProblem { .. } => {

@@ -1,6 +1,7 @@
 //! What a node does now, for whoever watches: `run show`, metrics, progress bars.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::PoisonError;
 
 use super::Shared;
@@ -78,6 +79,25 @@ pub struct Wait {
     pub until: Option<i64>,
     /// What was said, where somebody said something.
     pub reason: String,
+}
+
+/// "gmail at 20/min until 14:05 UTC (421 4.7.28 ..)".
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.provider)?;
+        if !self.rate.is_empty() {
+            write!(f, " at {}", self.rate)?;
+        }
+        if let Some(until) = self.until {
+            let until = Time::from_millis(until).to_string();
+            write!(f, " until {} UTC", until.get(11..16).unwrap_or(&until))?;
+        }
+        match self.limit.as_str() {
+            "provider" => write!(f, " (asked to slow down: {})", self.reason),
+            _ if self.reason.is_empty() => write!(f, " ({} of {})", self.limit, self.scope),
+            _ => write!(f, " ({})", self.reason),
+        }
+    }
 }
 
 impl Shared {
