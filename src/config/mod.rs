@@ -8,6 +8,7 @@ mod check;
 pub mod diagnostics;
 mod env;
 mod load;
+pub mod messages;
 mod reader;
 pub mod scaffold;
 mod settings;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
 pub use load::{Draft, draft, load};
+pub use messages::MessageTemplate;
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +84,8 @@ pub struct Config {
     pub segments: BTreeMap<String, Segment>,
     /// `campaigns/*.toml`, by file name without `.toml`.
     pub campaigns: BTreeMap<String, Campaign>,
+    /// `messages/*.toml`, by file name without `.toml`.
+    pub messages: BTreeMap<String, MessageTemplate>,
     /// `layouts/*.html`: layouts of the marketer's own, by file name without `.html`.
     pub layouts: BTreeMap<String, SourceText>,
     /// The text of every file read, for pointing at problems.

@@ -3,6 +3,7 @@ pub mod engine;
 pub mod journal;
 pub mod links;
 pub mod message;
+pub mod messages;
 pub mod mime;
 pub mod ops;
 pub mod question;
