@@ -54,6 +54,7 @@ CREATE TABLE message (
   template TEXT,
   definition_hash TEXT NOT NULL,
   data TEXT NOT NULL,
+  locale TEXT,
   created_at BIGINT NOT NULL,
   expires_at BIGINT NOT NULL
 );

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
 use crate::clock::{Clock, Time};
-use crate::config::{self, Campaign, Config, Draft, Environment, Located, Place, Problem, Problems, When};
+use crate::config::{self, Campaign, Config, Draft, Environment, Located, MessageTemplate, Place, Problem, Problems, When};
 use crate::contact::{self, Schema};
+use crate::content::message::{MessageDefinition, prepare_message};
 use crate::content::{self, ContentProblem, Part};
 use crate::db::{Db, DbError, OpenOptions};
 use crate::delivery::smtp::SmtpSettings;
@@ -150,7 +151,14 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
         if draft.attributes_whole
             && let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema)
         {
-            problems.extend(errors.into_iter().map(|error| content_problem(config, campaign, error)));
+            let parts = ContentPlaces::of_campaign(campaign);
+            problems.extend(errors.into_iter().map(|error| content_problem(config, &parts, error)));
+        }
+    }
+    for template in config.messages.values().filter(|_| draft.attributes_whole) {
+        if let Err(errors) = prepare_message(&MessageDefinition::of_template(config, template), &schema) {
+            let parts = ContentPlaces::of_message(template);
+            problems.extend(errors.into_iter().map(|error| content_problem(config, &parts, error)));
         }
     }
     problems
@@ -163,7 +171,9 @@ fn check_site(config: &Config, problems: &mut Vec<Problem>) {
             problems.push(config.sources.problem(relay.url.place.as_ref(), message, hint));
         }
     }
-    let senders = std::iter::once(&config.sender).chain(config.campaigns.values().filter_map(|campaign| campaign.sender.as_ref()));
+    let senders = std::iter::once(&config.sender)
+        .chain(config.campaigns.values().filter_map(|campaign| campaign.sender.as_ref()))
+        .chain(config.messages.values().filter_map(|template| template.sender.as_ref()));
     for sender in senders {
         for address in std::iter::once(&sender.email).chain(&sender.reply_to) {
             if let Err(error) = contact::Address::parse(address) {
@@ -220,19 +230,39 @@ fn check_schedule(config: &Config, campaign: &Campaign, problems: &mut Vec<Probl
     }
 }
 
-fn content_problem(config: &Config, campaign: &Campaign, error: ContentProblem) -> Problem {
+/// Where the parts of a content stand.
+struct ContentPlaces<'a> {
+    subject: &'a Located<String>,
+    preheader: Option<&'a Located<String>>,
+    layout: &'a Located<String>,
+    body: &'a config::SourceText,
+}
+
+impl<'a> ContentPlaces<'a> {
+    fn of_campaign(campaign: &'a Campaign) -> Self {
+        let Campaign { subject, preheader, layout, body_source: body, .. } = campaign;
+        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body }
+    }
+
+    fn of_message(template: &'a MessageTemplate) -> Self {
+        let MessageTemplate { subject, preheader, layout, body_source: body, .. } = template;
+        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body }
+    }
+}
+
+fn content_problem(config: &Config, parts: &ContentPlaces<'_>, error: ContentProblem) -> Problem {
     let whole = |value: &Located<String>| match &error.span {
         Some(span) => inside(value, span),
         None => value.place.clone(),
     };
     let source = |file: &config::SourceText| Some(Place { file: file.file.clone(), span: error.span.clone().unwrap_or(0..0) });
     let place = match error.part {
-        Part::Subject => whole(&campaign.subject),
-        Part::Preheader => campaign.preheader.as_ref().and_then(whole),
-        Part::Body => source(&campaign.body_source),
-        Part::Layout => match config.layouts.get(&campaign.layout.value) {
+        Part::Subject => whole(parts.subject),
+        Part::Preheader => parts.preheader.and_then(whole),
+        Part::Body => source(parts.body),
+        Part::Layout => match config.layouts.get(&parts.layout.value) {
             Some(layout) => source(layout),
-            None => campaign.layout.place.clone(),
+            None => parts.layout.place.clone(),
         },
     };
     config.sources.problem(place.as_ref(), error.message, error.hint)

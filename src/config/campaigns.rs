@@ -46,11 +46,12 @@ pub(super) fn names(dir: &Path, report: &mut Report) -> BTreeSet<String> {
     files.map(|file| stem(&file)).collect()
 }
 
-struct Reader<'a> {
-    dir: &'a Path,
-    file: &'a Path,
-    topics: &'a Topics,
-    layouts: &'a BTreeMap<String, SourceText>,
+/// What a file that names a body is read with: a campaign's, or a message template's.
+pub(super) struct Reader<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) file: &'a Path,
+    pub(super) topics: &'a Topics,
+    pub(super) layouts: &'a BTreeMap<String, SourceText>,
 }
 
 impl Reader<'_> {
@@ -115,7 +116,7 @@ impl Reader<'_> {
     }
 
     /// The body's text and kind.
-    fn body(&self, body: &Value<String>, report: &mut Report) -> Option<(SourceText, BodyKind)> {
+    pub(super) fn body(&self, body: &Value<String>, report: &mut Report) -> Option<(SourceText, BodyKind)> {
         let path = Path::new(&body.value);
         let kinds = [("md", BodyKind::Markdown), ("html", BodyKind::Html), ("mjml", BodyKind::Mjml)];
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or("");
@@ -125,9 +126,9 @@ impl Reader<'_> {
         };
         let plain = path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir | Component::ParentDir));
         let file = self.file.parent().unwrap_or(self.dir).join(path);
-        let outside = "keep bodies beside their campaigns, in the folder `campaigns/`";
+        let outside = "keep a body beside the file that names it";
         if !plain {
-            report.value(&body.origin, "a body's path is relative to its campaign's file", outside);
+            report.value(&body.origin, "a body's path is relative to the file that names it", outside);
             return None;
         }
         let Ok(real) = file.canonicalize() else {
@@ -151,18 +152,18 @@ impl Reader<'_> {
         Some((SourceText { file, text }, *kind))
     }
 
-    /// Names of the files beside the campaign.
+    /// Names of the files beside it.
     fn neighbours(&self) -> Vec<String> {
         let entries = self.file.parent().and_then(|folder| std::fs::read_dir(folder).ok());
         entries.into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 
-fn sender(mut section: Section<'_>, report: &mut Report) -> Option<Sender> {
+pub(super) fn sender(mut section: Section<'_>, report: &mut Report) -> Option<Sender> {
     if !section.exists() {
         return None;
     }
-    let hint = "a campaign's own `[sender]` is complete: name, email and postal_address";
+    let hint = "an own `[sender]` is complete: name, email and postal_address";
     let name = required(&mut section, "name", None, check::line, hint, report);
     let email = required(&mut section, "email", None, check::email, hint, report);
     let reply_to = checked(&mut section, "reply_to", None, check::email, report);

@@ -8,7 +8,8 @@ use super::env::{PREFIX, RESERVED};
 use super::reader::{Document, Overrides, Report, Value};
 use super::settings::{checked, required};
 use super::{
-    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, Smtp, SourceText, Topic, campaigns, check, relays, settings,
+    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, Smtp, SourceText, Topic, campaigns, check, messages, relays,
+    settings,
 };
 
 /// A larger file is not written by a person: 1 MiB.
@@ -67,6 +68,7 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     let segments_whole = report.list.len() == before;
     let layouts = read_layouts(&dir, &mut report);
     let campaigns = campaigns::read(&dir, &topics, &layouts, &mut report);
+    let messages = messages::read(&dir, &topics, &layouts, &mut report);
     let campaign_names = campaigns::names(&dir, &mut Report::default());
     unknown_files(&dir, &mut report);
     if settings.is_some() {
@@ -107,6 +109,7 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
         topics: topics.entries,
         segments,
         campaigns,
+        messages,
         layouts,
         sources: report.sources,
     };
@@ -248,7 +251,7 @@ fn read_layouts(dir: &Path, report: &mut Report) -> BTreeMap<String, SourceText>
         if let Err((message, hint)) = check::name("layout", &name) {
             report.file(&file, message, hint);
         }
-        if campaigns::BUILT_IN_LAYOUTS.contains(&name.as_str()) {
+        if campaigns::BUILT_IN_LAYOUTS.contains(&name.as_str()) || name == messages::BUILT_IN_LAYOUT {
             report.file(&file, format!("`{name}` is a layout that is built in"), "give yours another name");
         }
         if let Some(text) = read_text(&file, report) {

@@ -9,6 +9,7 @@ pub mod diagnostics;
 mod env;
 mod limits;
 mod load;
+pub mod messages;
 mod reader;
 mod relays;
 pub mod scaffold;
@@ -23,6 +24,7 @@ pub use env::Environment;
 pub use limits::{Limit, ProviderSettings, Rate, WarmUp};
 pub use load::{Draft, draft, load};
 pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
+pub use messages::MessageTemplate;
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,8 @@ pub struct Config {
     pub segments: BTreeMap<String, Segment>,
     /// `campaigns/*.toml`, by file name without `.toml`.
     pub campaigns: BTreeMap<String, Campaign>,
+    /// `messages/*.toml`, by file name without `.toml`.
+    pub messages: BTreeMap<String, MessageTemplate>,
     /// `layouts/*.html`: layouts of the marketer's own, by file name without `.html`.
     pub layouts: BTreeMap<String, SourceText>,
     /// The text of every file read, for pointing at problems.

@@ -14,7 +14,7 @@ pub mod ops;
 mod permit;
 mod sql;
 
-pub use permit::{Permit, Refusal};
+pub use permit::{Permit, Refusal, message_refusal};
 
 /// The topic id that stands for "everything": a withdrawal from all mail.
 pub const ALL_TOPICS: i64 = 0;

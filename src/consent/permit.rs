@@ -3,17 +3,27 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{Standing, sql};
+use super::{ALL_TOPICS, Standing, sql};
 use crate::db::{DbError, Tx};
 
-/// The proof that `contact_id` may be mailed on `topic_id`. Its fields are private and
-/// [`Permit::take`] is its only constructor, so no code path can send without one.
+/// The proof that `contact_id` may be mailed: on a topic, or with a message that they asked for by
+/// what they did (a receipt, a password). Its fields are private and [`Permit::take`] and
+/// [`Permit::take_for_messages`] are its only constructors, so no code path can send without one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     contact_id: i64,
-    topic_id: i64,
+    scope: Scope,
     seq: i64,
     epoch: i64,
+}
+
+/// What a permit is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Scope {
+    /// Mail on this topic, which needs its subscription.
+    Topic(i64),
+    /// Transactional messages, which need none.
+    Messages,
 }
 
 /// Why there is no permit.
@@ -56,12 +66,15 @@ impl Permit {
         self.contact_id
     }
 
-    /// On which topic.
-    pub fn topic_id(&self) -> i64 {
-        self.topic_id
+    /// On which topic; `None` for a message.
+    pub fn topic_id(&self) -> Option<i64> {
+        match self.scope {
+            Scope::Topic(topic_id) => Some(topic_id),
+            Scope::Messages => None,
+        }
     }
 
-    /// The ledger event that it rests on.
+    /// The ledger event that it rests on; 0 for a message.
     pub fn seq(&self) -> i64 {
         self.seq
     }
@@ -70,39 +83,79 @@ impl Permit {
     /// deliveries: a withdrawal that committed before is seen, one that comes later waits for this
     /// transaction. Every contact asked for is in the answer.
     pub async fn take(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
-        let epoch = sql::lock_epoch(tx).await?;
-        let mut out = HashMap::with_capacity(contacts.len());
-        for fact in sql::permission_facts(tx, topic_id, contacts).await? {
-            let verdict = judge(fact.known, fact.standing, fact.suppressed).map(|()| Permit {
-                contact_id: fact.contact_id,
-                topic_id,
-                seq: fact.seq,
-                epoch,
-            });
-            out.insert(fact.contact_id, verdict);
-        }
-        Ok(out)
+        take(tx, Scope::Topic(topic_id), contacts).await
+    }
+
+    /// The same for transactional messages: the person exists and the address is not suppressed, for
+    /// whatever reason (a bounce: nothing arrives there; a complaint or a request: they said so; an
+    /// import: nobody knows any more, so the safe answer holds). A withdrawal, also one from
+    /// everything, is about what people subscribe to and stops no receipt.
+    pub async fn take_for_messages(tx: &mut Tx, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
+        take(tx, Scope::Messages, contacts).await
+    }
+
+    /// Like [`Permit::recheck_each`], by contact: for permits of one topic, or of messages only. Of
+    /// a person with permits of several kinds in `permits`, one lost permit would stand for all.
+    pub async fn recheck(tx: &mut Tx, permits: &[&Permit]) -> Result<HashMap<i64, Refusal>, DbError> {
+        let each = Self::recheck_each(tx, permits).await?;
+        Ok(permits.iter().zip(each).filter_map(|(permit, lost)| lost.map(|refusal| (permit.contact_id, refusal))).collect())
     }
 
     /// Looks again, inside the transaction that makes `handed over` durable, whether permits still
-    /// hold. Answers those that do not, with the reason. While nobody anywhere withdrew or was
+    /// hold: for each, in order, nothing or why it is lost. While nobody anywhere withdrew or was
     /// suppressed since they were taken, this costs one row.
-    pub async fn recheck(tx: &mut Tx, permits: &[&Permit]) -> Result<HashMap<i64, Refusal>, DbError> {
+    pub async fn recheck_each(tx: &mut Tx, permits: &[&Permit]) -> Result<Vec<Option<Refusal>>, DbError> {
         let epoch = sql::lock_epoch(tx).await?;
-        let stale: Vec<&&Permit> = permits.iter().filter(|permit| permit.epoch != epoch).collect();
-        let mut refused = HashMap::new();
-        let mut by_topic: HashMap<i64, Vec<i64>> = HashMap::new();
-        for permit in stale {
-            by_topic.entry(permit.topic_id).or_default().push(permit.contact_id);
+        let mut by_scope: HashMap<Scope, Vec<i64>> = HashMap::new();
+        for permit in permits.iter().filter(|permit| permit.epoch != epoch) {
+            by_scope.entry(permit.scope).or_default().push(permit.contact_id);
         }
-        for (topic_id, contacts) in by_topic {
-            for fact in sql::permission_facts(tx, topic_id, &contacts).await? {
-                if let Err(refusal) = judge(fact.known, fact.standing, fact.suppressed) {
-                    refused.insert(fact.contact_id, refusal);
+        let mut refused = HashMap::new();
+        for (scope, contacts) in by_scope {
+            for fact in scope.facts(tx, &contacts).await? {
+                if let Err(refusal) = scope.judge(&fact) {
+                    refused.insert((scope, fact.contact_id), refusal);
                 }
             }
         }
-        Ok(refused)
+        Ok(permits.iter().map(|permit| refused.get(&(permit.scope, permit.contact_id)).cloned()).collect())
+    }
+}
+
+/// Why no message may go to a contact, as things stand; nothing where one may. A look ahead for
+/// whoever asks: only a permit, taken with the claim, lets it leave.
+pub async fn message_refusal(tx: &mut Tx, contact_id: i64) -> Result<Option<Refusal>, DbError> {
+    let facts = Scope::Messages.facts(tx, &[contact_id]).await?;
+    Ok(facts.iter().find_map(|fact| Scope::Messages.judge(fact).err()))
+}
+
+async fn take(tx: &mut Tx, scope: Scope, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
+    let epoch = sql::lock_epoch(tx).await?;
+    let mut out = HashMap::with_capacity(contacts.len());
+    for fact in scope.facts(tx, contacts).await? {
+        let seq = if scope == Scope::Messages { 0 } else { fact.seq };
+        let verdict = scope.judge(&fact).map(|()| Permit { contact_id: fact.contact_id, scope, seq, epoch });
+        out.insert(fact.contact_id, verdict);
+    }
+    Ok(out)
+}
+
+impl Scope {
+    async fn facts(self, tx: &mut Tx, contacts: &[i64]) -> Result<Vec<sql::PermissionFact>, DbError> {
+        let topic_id = match self {
+            Scope::Topic(topic_id) => topic_id,
+            // Read along, not judged by.
+            Scope::Messages => ALL_TOPICS,
+        };
+        sql::permission_facts(tx, topic_id, contacts).await
+    }
+
+    fn judge(self, fact: &sql::PermissionFact) -> Result<(), Refusal> {
+        match self {
+            Scope::Topic(_) => judge(fact.known, fact.standing, fact.suppressed.clone()),
+            // Everything but the standing, which nobody needs for a message.
+            Scope::Messages => judge(fact.known, Standing::Subscribed, fact.suppressed.clone()),
+        }
     }
 }
 

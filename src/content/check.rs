@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use minijinja::Environment;
 
+use super::Lane;
 use super::problem::{ContentProblem, Part};
 use super::template::{self, Kind, Word, WordKind};
 use crate::config::diagnostics::did_you_mean;
@@ -107,15 +108,16 @@ const GLOBALS: &[&str] = &["range", "dict", "namespace", "loop", "caller"];
 const FORBIDDEN_BLOCKS: &[&str] = &["include", "import", "from", "extends", "block", "endblock", "autoescape", "endautoescape"];
 
 /// What stands behind each variable that is no field of a contact.
-const OBJECTS: &[(&str, &[&str])] = &[
-    ("campaign", &["name"]),
-    ("links", &["unsubscribe", "preferences", "view"]),
-    ("sender", &["name", "email", "postal_address"]),
-    ("topic", &["name"]),
-];
+type Objects = &'static [(&'static str, &'static [&'static str])];
+
+const SENDER: (&str, &[&str]) = ("sender", &["name", "email", "postal_address"]);
+const CAMPAIGN_OBJECTS: Objects =
+    &[("campaign", &["name"]), ("links", &["unsubscribe", "preferences", "view"]), SENDER, ("topic", &["name"])];
+/// What is in `data` is the caller's affair: the first rendering tells, before a message is accepted.
+const MESSAGE_OBJECTS: Objects = &[SENDER];
 
 /// Finds all mistakes of one template. `environment` is the one it will be rendered in.
-pub(super) fn check(part: Part, source: &str, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
+pub(super) fn check(lane: Lane, part: Part, source: &str, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
     let compiled = match environment.template_from_named_str("checked", source) {
         Ok(compiled) => compiled,
         Err(error) => {
@@ -124,7 +126,8 @@ pub(super) fn check(part: Part, source: &str, schema: &Schema, environment: &Env
             return vec![ContentProblem::new(part, error.range(), format!("template syntax: {message}"), hint)];
         }
     };
-    let mut checker = Checker { part, schema, problems: Vec::new() };
+    let objects = if lane == Lane::Messages { MESSAGE_OBJECTS } else { CAMPAIGN_OBJECTS };
+    let mut checker = Checker { lane, objects, part, schema, problems: Vec::new() };
     let mut all_words = Vec::new();
     for segment in template::segments(source) {
         if !matches!(segment.kind, Kind::Expression | Kind::Block) {
@@ -162,6 +165,8 @@ pub(super) fn uses_root(source: &str, name: &str) -> bool {
 }
 
 struct Checker<'a> {
+    lane: Lane,
+    objects: Objects,
     part: Part,
     schema: &'a Schema,
     problems: Vec<ContentProblem>,
@@ -243,7 +248,7 @@ impl Checker<'_> {
     /// A value written like a function: `now()`.
     fn call(&mut self, words: &[Word<'_>], at: usize) {
         let name = &words[at];
-        let is_value = matches!(name.text, "contact" | "now") || OBJECTS.iter().any(|(object, _)| *object == name.text);
+        let is_value = matches!(name.text, "contact" | "now") || self.objects.iter().any(|(object, _)| *object == name.text);
         if is_value && words.get(at + 1).is_some_and(|next| next.is_sign("(")) {
             self.report(name.range.clone(), format!("`{}` is no function", name.text), "leave out the parentheses".to_owned());
         }
@@ -275,7 +280,7 @@ impl Checker<'_> {
                 None => format!("declare it under `[attributes]`, or use one of {}", list(&known)),
             };
             self.report(range, format!("contacts have no field `{field}`"), hint);
-        } else if let Some((_, fields)) = OBJECTS.iter().find(|(name, _)| *name == object)
+        } else if let Some((_, fields)) = self.objects.iter().find(|(name, _)| *name == object)
             && !fields.contains(&field)
         {
             let hint = match did_you_mean(field, fields.iter().copied()) {
@@ -289,7 +294,10 @@ impl Checker<'_> {
     /// Names that nothing stands behind, where the template does not give them a value itself.
     fn roots(&mut self, undeclared: &BTreeSet<String>, words: &[Word<'_>]) {
         let mut known: Vec<&str> = vec!["contact", "now"];
-        known.extend(OBJECTS.iter().map(|(name, _)| *name));
+        known.extend(self.objects.iter().map(|(name, _)| *name));
+        if self.lane == Lane::Messages {
+            known.push("data");
+        }
         if self.part == Part::Layout {
             known.extend(["content", "subject", "preheader"]);
         }

@@ -53,15 +53,30 @@ impl Shared {
     /// The variables of one person's mail.
     pub fn root(&self, recipient: &Recipient<'_>) -> Root {
         Root {
-            contact: Value::from_object(Fields::new(recipient.contact, self.fields.clone())),
             campaign: self.campaign.clone(),
-            sender: self.sender.clone(),
             topic: self.topic.clone(),
             links: links(recipient.links),
-            now: Value::from_object(Moment { time: recipient.now, zone: recipient.contact.timezone.clone() }),
-            frame: Language::of(recipient.contact.locale.as_deref()).words(),
+            ..self.about(recipient.contact, recipient.now)
+        }
+    }
+
+    /// The variables of one message.
+    pub fn message_root(&self, contact: &Contact, data: Value, now: Time) -> Root {
+        Root { data, ..self.about(contact, now) }
+    }
+
+    fn about(&self, contact: &Contact, now: Time) -> Root {
+        Root {
+            contact: Value::from_object(Fields::new(contact, self.fields.clone())),
+            campaign: Value::UNDEFINED,
+            sender: self.sender.clone(),
+            topic: Value::UNDEFINED,
+            links: Value::UNDEFINED,
+            now: Value::from_object(Moment { time: now, zone: contact.timezone.clone() }),
+            frame: Language::of(contact.locale.as_deref()).words(),
             subject: Value::UNDEFINED,
             preheader: Value::UNDEFINED,
+            data: Value::UNDEFINED,
         }
     }
 }
@@ -80,6 +95,7 @@ pub(super) struct Root {
     links: Value,
     now: Value,
     frame: Value,
+    data: Value,
     pub subject: Value,
     pub preheader: Value,
 }
@@ -98,6 +114,7 @@ impl Object for Root {
             "links" => &self.links,
             "now" => &self.now,
             "frame" => &self.frame,
+            "data" => &self.data,
             "subject" => &self.subject,
             "preheader" => &self.preheader,
             _ => return None,

@@ -11,6 +11,9 @@ use super::vault::Vault;
 
 /// The layouts that come with optin.
 pub const LAYOUTS: &[&str] = &["newsletter", "promotion", "plain"];
+/// The one for messages: no way to unsubscribe (there is nothing to unsubscribe from), but who writes
+/// and from where.
+pub const MESSAGE_LAYOUT: &str = "transactional";
 
 /// A language recipients are addressed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +136,19 @@ struct Plain<'a> {
 }
 
 #[derive(Template)]
+#[template(path = "email/transactional.html")]
+struct Transactional<'a> {
+    places: Places,
+    content: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "email/signature.html")]
+struct Signature {
+    places: Places,
+}
+
+#[derive(Template)]
 #[template(path = "email/strip.html")]
 struct Strip {
     places: Places,
@@ -151,6 +167,7 @@ pub(super) fn layout(name: &str, content: &str, vault: &mut Vault) -> Option<Str
         "newsletter" => Newsletter { places, content }.render(),
         "promotion" => Promotion { places, content }.render(),
         "plain" => Plain { places, content }.render(),
+        MESSAGE_LAYOUT => Transactional { places, content }.render(),
         _ => return None,
     };
     Some(rendered.expect("writing to a string does not fail"))
@@ -161,6 +178,12 @@ pub(super) fn around_document(vault: &mut Vault) -> (String, String) {
     let strip = Strip { places: Places::new(vault) }.render();
     let footer = Footer { places: Places::new(vault) }.render();
     (strip.expect("writing to a string does not fail"), footer.expect("writing to a string does not fail"))
+}
+
+/// The same for a message: only who writes.
+pub(super) fn after_message(vault: &mut Vault) -> String {
+    let signature = Signature { places: Places::new(vault) }.render();
+    signature.expect("writing to a string does not fail")
 }
 
 /// Invisible letters after a preheader, so that the list of mails does not show the body's first

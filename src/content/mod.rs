@@ -20,6 +20,7 @@ mod frame;
 mod links;
 mod markdown;
 mod markup;
+pub mod message;
 mod plain_text;
 mod prepare;
 mod problem;
@@ -29,13 +30,41 @@ mod template;
 mod tests;
 mod vault;
 
-pub use frame::{LAYOUTS, Language};
+pub use frame::{LAYOUTS, Language, MESSAGE_LAYOUT};
 pub use links::MAX_LINKS;
 pub use prepare::{Prepared, prepare};
 pub use problem::{ContentProblem, Part, RenderError};
 
 use crate::clock::Time;
 use crate::contact::Contact;
+
+/// Which of the two kinds of mail a content is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Mail people subscribed to.
+    Campaigns,
+    /// Transactional messages.
+    Messages,
+}
+
+impl Lane {
+    /// The layouts that come with optin.
+    fn layouts(self) -> &'static [&'static str] {
+        match self {
+            Lane::Campaigns => LAYOUTS,
+            Lane::Messages => &[MESSAGE_LAYOUT],
+        }
+    }
+}
+
+impl std::fmt::Display for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Lane::Campaigns => "campaigns",
+            Lane::Messages => "messages",
+        })
+    }
+}
 
 /// One link of a prepared campaign that is tracked.
 #[derive(Debug, Clone, PartialEq, Eq)]

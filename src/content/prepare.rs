@@ -2,24 +2,25 @@
 
 use minijinja::{Environment, Value};
 
-use super::context::Shared;
+use super::context::{Root, Shared};
 use super::environment::{self, HTML, PREHEADER, SUBJECT, TEXT};
 use super::links::{self, Inserts, Rewritten};
 use super::problem::{ContentProblem, Part, RenderError};
 use super::template::Kind;
 use super::vault::{Piece, Target, Vault};
-use super::{Link, Mail, Recipient, check, frame, markdown, markup, plain_text, render};
+use super::{Lane, Link, LinkMaker, Mail, Recipient, check, frame, markdown, markup, plain_text, render};
 use crate::campaign::Definition;
+use crate::clock::Time;
 use crate::config::BodyKind;
 use crate::config::diagnostics::did_you_mean;
-use crate::contact::Schema;
+use crate::contact::{Contact, Schema};
 
 /// Bytes of one part of a campaign as written.
 const MAX_SOURCE_BYTES: usize = 1024 * 1024;
 /// Bytes of one part of one finished mail. Gmail shows 102,400; ten times that is a mistake.
-const MAX_MAIL_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_MAIL_BYTES: usize = 1024 * 1024;
 /// Bytes of a finished subject or preheader.
-const MAX_LINE_BYTES: usize = 2_000;
+pub(super) const MAX_LINE_BYTES: usize = 2_000;
 
 /// A campaign's content, ready to be written for any number of people.
 #[derive(Debug)]
@@ -32,12 +33,17 @@ pub struct Prepared {
 
 /// Prepares a campaign's content, or answers everything that is wrong with it.
 pub fn prepare(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
-    prepare_normalised(&normalised(definition), schema).map_err(|problems| on_disk(definition, problems))
+    prepare_for(Lane::Campaigns, definition, schema)
 }
 
-fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+/// Prepares the content of one of the two lanes.
+pub(super) fn prepare_for(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+    prepare_normalised(lane, &normalised(definition), schema).map_err(|problems| on_disk(definition, problems))
+}
+
+fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
     let mut environment = environment::sandbox();
-    let mut problems = check_sources(definition, schema, &environment);
+    let mut problems = check_sources(lane, definition, schema, &environment);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -46,9 +52,9 @@ fn prepare_normalised(definition: &Definition, schema: &Schema) -> Result<Prepar
     let (Some(document), true) = (document, problems.is_empty()) else { return Err(problems) };
     markup::check_depth(Part::Body, &document.html).map_err(|problem| vec![problem])?;
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
-    let (has_preheader, inserts) = inserts(definition, &document, &mut vault);
+    let (has_preheader, inserts) = inserts(lane, definition, &document, &mut vault);
     let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &definition.body, &mut vault)?;
-    let problems = check_result(definition, &html, &vault);
+    let problems = check_result(lane, definition, &html, &vault);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -74,8 +80,16 @@ impl Prepared {
 
     /// Writes the mail of one person. An error concerns this person only.
     pub fn render(&self, recipient: &Recipient<'_>) -> Result<Mail, RenderError> {
-        let mut root = self.shared.root(recipient);
-        let evaluate = |name: &str, part: Part, limit: usize, root: &super::context::Root| {
+        self.write(self.shared.root(recipient), recipient.links)
+    }
+
+    /// Writes a message, which has `data` and no links of its own.
+    pub(super) fn render_message(&self, contact: &Contact, data: Value, now: Time) -> Result<Mail, RenderError> {
+        self.write(self.shared.message_root(contact, data, now), &NoLinks)
+    }
+
+    fn write(&self, mut root: Root, links: &dyn LinkMaker) -> Result<Mail, RenderError> {
+        let evaluate = |name: &str, part: Part, limit: usize, root: &Root| {
             let rendered = self
                 .environment
                 .get_template(name)
@@ -92,10 +106,35 @@ impl Prepared {
         root.subject = Value::from(subject.as_str());
         root.preheader = Value::from(preheader.as_str());
         let in_body = |message: String| RenderError { part: Part::Body, message };
-        let html = render::finish_html(&evaluate(HTML, Part::Body, MAX_MAIL_BYTES, &root)?, recipient.links).map_err(in_body)?;
-        let text = render::finish_text(&evaluate(TEXT, Part::Body, MAX_MAIL_BYTES, &root)?, recipient.links).map_err(in_body)?;
+        let html = render::finish_html(&evaluate(HTML, Part::Body, MAX_MAIL_BYTES, &root)?, links).map_err(in_body)?;
+        let text = render::finish_text(&evaluate(TEXT, Part::Body, MAX_MAIL_BYTES, &root)?, links).map_err(in_body)?;
         too_long(Part::Body, html.len().max(text.len()), MAX_MAIL_BYTES)?;
         Ok(Mail { subject, preheader, html, text })
+    }
+}
+
+/// What a message has in place of personal links: none.
+pub(super) struct NoLinks;
+
+impl LinkMaker for NoLinks {
+    fn unsubscribe(&self) -> String {
+        String::new()
+    }
+
+    fn preferences(&self) -> String {
+        String::new()
+    }
+
+    fn view(&self) -> String {
+        String::new()
+    }
+
+    fn open_pixel(&self) -> Option<String> {
+        None
+    }
+
+    fn track(&self, _: i64, url: &str) -> String {
+        url.to_owned()
     }
 }
 
@@ -151,7 +190,7 @@ fn on_disk(definition: &Definition, mut problems: Vec<ContentProblem>) -> Vec<Co
     problems
 }
 
-fn check_sources(definition: &Definition, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
+fn check_sources(lane: Lane, definition: &Definition, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
     let mut problems = Vec::new();
     let parts = [
         (Part::Subject, Some(definition.subject.as_str())),
@@ -165,14 +204,15 @@ fn check_sources(definition: &Definition, schema: &Schema, environment: &Environ
             let message = format!("the {part} is {} bytes long, and at most {MAX_SOURCE_BYTES} are read", source.len());
             problems.push(ContentProblem::new(part, None, message, "put images on a web server and link to them"));
         } else {
-            problems.extend(check::check(part, source, schema, environment));
+            problems.extend(check::check(lane, part, source, schema, environment));
         }
     }
     match &definition.layout_text {
-        None if !frame::LAYOUTS.contains(&definition.layout.as_str()) => {
-            let hint = match did_you_mean(&definition.layout, frame::LAYOUTS.iter().copied()) {
+        None if !lane.layouts().contains(&definition.layout.as_str()) => {
+            let built_in = lane.layouts().iter().map(|layout| format!("`{layout}`")).collect::<Vec<_>>().join(", ");
+            let hint = match did_you_mean(&definition.layout, lane.layouts().iter().copied()) {
                 Some(similar) => format!("did you mean `{similar}`?"),
-                None => "built in are `newsletter`, `promotion` and `plain`; put your own beside them under `layouts/`".to_owned(),
+                None => format!("built in for {lane}: {built_in}; put your own under `layouts/`"),
             };
             problems.push(ContentProblem::new(Part::Layout, None, format!("there is no layout `{}`", definition.layout), hint));
         }
@@ -275,15 +315,19 @@ fn inline_css(html: &str) -> Result<String, ContentProblem> {
     })
 }
 
-fn inserts(definition: &Definition, document: &Document, vault: &mut Vault) -> (bool, Inserts) {
+fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut Vault) -> (bool, Inserts) {
     let has_preheader = definition.preheader.as_deref().is_some_and(|text| !text.trim().is_empty());
     let layout_shows_it = definition.layout_text.as_deref().is_some_and(|layout| check::uses_root(layout, "preheader"));
     let mut start = if has_preheader && !layout_shows_it { frame::preheader(vault) } else { String::new() };
     let mut end = String::new();
-    if document.needs_frame {
-        let (strip, footer) = frame::around_document(vault);
-        start.push_str(&strip);
-        end.push_str(&footer);
+    match (document.needs_frame, lane) {
+        (true, Lane::Campaigns) => {
+            let (strip, footer) = frame::around_document(vault);
+            start.push_str(&strip);
+            end.push_str(&footer);
+        }
+        (true, Lane::Messages) => end.push_str(&frame::after_message(vault)),
+        (false, _) => {}
     }
     if definition.track_opens {
         end.push_str(&links::pixel(vault));
@@ -292,10 +336,11 @@ fn inserts(definition: &Definition, document: &Document, vault: &mut Vault) -> (
 }
 
 /// What can only be seen in the finished HTML.
-fn check_result(definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
+fn check_result(lane: Lane, definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
     let mut problems = Vec::new();
     let present: std::collections::BTreeSet<usize> = vault.indexes(html).into_iter().collect();
-    if definition.layout_text.is_some() && !present.iter().any(|index| check::uses(&vault.item(*index).source, "links", "unsubscribe")) {
+    let can_leave = lane == Lane::Messages || definition.layout_text.is_none();
+    if !can_leave && !present.iter().any(|index| check::uses(&vault.item(*index).source, "links", "unsubscribe")) {
         let hint = "add `<a href=\"{{ links.unsubscribe }}\">Unsubscribe</a>` to the layout";
         problems.push(ContentProblem::new(Part::Layout, None, "the mail has no unsubscribe link", hint));
     }

@@ -96,6 +96,6 @@ impl Envelope {
 }
 
 /// Google's SenderId: 5 to 15 characters, the same for all mail of a sender.
-fn sender_id(domain: &str) -> String {
+pub(super) fn sender_id(domain: &str) -> String {
     Sha256::digest(domain.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -147,21 +147,35 @@ pub fn alternative(headers: &[Header], boundary_seed: u64, text: &str, html: &st
     }
     out.extend_from_slice(format!("MIME-Version: 1.0\r\nContent-Type: multipart/alternative;\r\n boundary=\"{boundary}\"\r\n").as_bytes());
     for (kind, body) in [("plain", text), ("html", html)] {
-        let non_ascii = body.bytes().filter(|byte| !byte.is_ascii()).count();
-        let base64 = non_ascii * BASE64_ABOVE_SHARE > body.len();
-        let encoding = if base64 { "base64" } else { "quoted-printable" };
-        out.extend_from_slice(
-            format!("\r\n--{boundary}\r\nContent-Type: text/{kind}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n")
-                .as_bytes(),
-        );
-        if base64 {
-            push_base64(&mut out, body);
-        } else {
-            push_quoted_printable(&mut out, body);
-        }
+        out.extend_from_slice(format!("\r\n--{boundary}\r\n").as_bytes());
+        push_part(&mut out, kind, body);
     }
     out.extend_from_slice(format!("\r\n--{boundary}--").as_bytes());
     out
+}
+
+/// A message that is only text. Lines end in CRLF; the last line has no line end.
+pub fn only_text(headers: &[Header], text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() * 5 / 4 + 2048);
+    for header in headers {
+        header.write(&mut out);
+    }
+    out.extend_from_slice(b"MIME-Version: 1.0\r\n");
+    push_part(&mut out, "plain", text);
+    out
+}
+
+/// The header of a part of text, and its body.
+fn push_part(out: &mut Vec<u8>, kind: &str, body: &str) {
+    let non_ascii = body.bytes().filter(|byte| !byte.is_ascii()).count();
+    let base64 = non_ascii * BASE64_ABOVE_SHARE > body.len();
+    let encoding = if base64 { "base64" } else { "quoted-printable" };
+    out.extend_from_slice(format!("Content-Type: text/{kind}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}\r\n\r\n").as_bytes());
+    if base64 {
+        push_base64(out, body);
+    } else {
+        push_quoted_printable(out, body);
+    }
 }
 
 /// Base64 in lines of 76, of text with CRLF line ends.

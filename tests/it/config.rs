@@ -177,7 +177,7 @@ fn a_body_outside_the_folder_is_refused_also_through_a_link() {
     let campaign = |body: &str| format!("topic = \"tea\"\nsubject = \"s\"\nbody = \"{body}\"\n");
     let topics = ("topics.toml", "[tea]\nname = \"Tea\"\n");
     for (body, expected) in [
-        ("/etc/hostname.md", "relative to its campaign's file"),
+        ("/etc/hostname.md", "relative to the file that names it"),
         ("../../outside.md", "there is no file"),
         ("letter.txt", "is not a body"),
         ("", "is not a body"),
