@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::RunError;
 use crate::delivery::engine::{Relay, Sender};
+use crate::delivery::limit::Limits;
 use crate::delivery::messages::Composer;
 use crate::delivery::mx;
 use crate::delivery::provider::{Entry, Providers};
@@ -20,7 +21,6 @@ pub(super) async fn of(instance: &Instance) -> Result<Sender, RunError> {
     }
     let providers = Arc::new(Providers::new(&overrides(instance)));
     providers.remember(mx::load(&mut instance.db.clone()).await?);
-    let timezone = jiff::tz::TimeZone::get(&config.delivery.timezone.value).map_err(|error| RunError::Refused(error.to_string()))?;
     Ok(Sender {
         db: instance.db.clone(),
         clock: instance.clock.clone(),
@@ -32,8 +32,7 @@ pub(super) async fn of(instance: &Instance) -> Result<Sender, RunError> {
         site: config.site.url.value.clone(),
         relays,
         providers,
-        limit: config.limits,
-        timezone,
+        limits: Arc::new(Limits::new(config).map_err(RunError::Refused)?),
         hello: instance.host(),
         in_doubt: config.delivery.in_doubt,
         retry_seconds: config.delivery.retry_seconds.clone(),

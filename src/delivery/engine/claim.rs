@@ -66,14 +66,14 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         tx.rollback().await?;
         return Ok(None);
     }
-    let mut limits = shared.governor.limits(&mut tx, sender, wishes, now).await?;
+    let mut limits = shared.governor.open(&mut tx, sender, wishes, now).await?;
     let mut got = vec![Got::default(); wishes.len()];
     let mut rows: Vec<Vec<ClaimedRow>> = Vec::with_capacity(wishes.len());
-    for (wish, got) in wishes.iter().zip(&mut got) {
-        let allowed = limits.allowed(wish, now);
+    for (at, (wish, got)) in wishes.iter().zip(&mut got).enumerate() {
+        let allowed = limits.allowed(at, wish, now);
         if allowed < wish.want {
             got.limited = true;
-            if let Some(wait) = limits.wait(wish, now) {
+            for wait in limits.waits(at, wish, now) {
                 shared.note_wait(wish.run_id(), wait, now);
             }
         }
@@ -83,7 +83,7 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         }
         let claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
         got.dry = claimed.len() < allowed;
-        limits.take(wish, claimed.len(), now);
+        limits.take(at, wish, claimed.len(), now);
         rows.push(claimed);
     }
     let mut claimed = Claimed { got, jobs: Vec::with_capacity(wishes.len()), refused: Vec::new() };
@@ -121,6 +121,8 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
                     permit: Arc::new(permit),
                     contact,
                     what: What::Campaign(wish.context.clone()),
+                    relay: wish.lane.relay.clone(),
+                    claimed_at: now,
                     moved: false,
                     ticket,
                     slot: None,

@@ -261,7 +261,7 @@ fn usable(shared: &Arc<Shared>, context: &RunContext) -> Vec<(usize, Arc<Lane>)>
     let named = context.definition.delivery.relay.as_deref();
     let may = |lane: &Lane| {
         let config = &lane.relay.config;
-        named.map_or_else(|| serves(&config.sender_domains, domain), |named| named == lane.relay.name)
+        named.map_or_else(|| config.serves(domain), |named| named == lane.relay.name)
     };
     let eligible: Vec<(usize, Arc<Lane>)> = shared.campaigns.iter().cloned().enumerate().filter(|(_, lane)| may(lane)).collect();
     let (reserves, firsts): (Vec<_>, Vec<_>) = eligible.into_iter().partition(|(_, lane)| lane.relay.config.backup);
@@ -283,14 +283,6 @@ fn usable(shared: &Arc<Shared>, context: &RunContext) -> Vec<(usize, Arc<Lane>)>
         }
     }
     out
-}
-
-/// Whether a relay for these sender domains takes mail from `domain`: it or a domain above it.
-pub(super) fn serves(sender_domains: &[String], domain: &str) -> bool {
-    sender_domains.is_empty()
-        || sender_domains
-            .iter()
-            .any(|served| domain == served || domain.strip_suffix(served.as_str()).is_some_and(|rest| rest.ends_with('.')))
 }
 
 /// Splits what is wanted over relays by their weights: none may run ahead of its part by more than a

@@ -2,16 +2,17 @@
 //! together, and what providers asked of us, learned from their replies.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Sender;
 use super::claim::Wish;
-use super::job::Job;
+use super::job::{Job, What};
 use super::lane::Relay;
 use super::status::Wait;
-use super::{Sender, Shared};
-use crate::clock::{MINUTE, Time};
+use crate::clock::Time;
+use crate::config::{Limit, Rate};
 use crate::db::{Db, DbError, Tx};
-use crate::delivery::limit::Buckets;
+use crate::delivery::limit::{self, Buckets, Limits, Returned};
 use crate::delivery::throttles;
 use crate::delivery::verdict::{Allowance, Scope, SlowDown, Throttle};
 
@@ -20,8 +21,6 @@ const WHOLE_RELAY: &str = "*";
 /// A provider that asked us to slow down gets one session until it has been quiet for a while
 /// (Gmail's advice: stop, then one connection, then one more at a time).
 const SESSIONS_WHILE_THROTTLED: usize = 1;
-/// Mails let through in one claim while a learned rate holds: a quarter of a minute's worth.
-const LEARNED_BURST: u64 = 4;
 
 /// What this node knows of limits that others set.
 #[derive(Default)]
@@ -150,7 +149,7 @@ impl Governor {
             match known.throttle.allowed(now) {
                 Allowance::NotBefore(until) => {
                     let scope = if kept == WHOLE_RELAY { &relay.name } else { kept };
-                    return Err(wait(relay, provider, "provider", scope, String::new(), Some(until), &known.reason));
+                    return Err(wait(relay, provider, "provider", scope, Some(until), &known.reason));
                 }
                 Allowance::PerHour(_) => most = most.min(SESSIONS_WHILE_THROTTLED),
                 Allowance::Free => {}
@@ -159,20 +158,130 @@ impl Governor {
         Ok(most)
     }
 
-    /// The rate that was learned for a provider on a relay, mails an hour, with its bucket's name.
-    fn learned(&self, relay: &str, provider: &str, now: Time) -> Vec<(String, u64, String)> {
+    /// The rate that a provider asked of a relay: the lower one of its own and the whole relay's.
+    fn asked(&self, relay: &str, provider: &str, now: Time) -> Option<Rate> {
         let inner = self.inner();
         if inner.throttles.is_empty() {
-            return Vec::new();
+            return None;
         }
-        let keys = [provider, WHOLE_RELAY];
-        let found = keys.iter().filter_map(|kept| {
-            let known = inner.throttles.get(&(relay.to_owned(), (*kept).to_owned()))?;
-            match known.throttle.allowed(now) {
-                Allowance::PerHour(per_hour) => Some((format!("learned:{relay}/{kept}"), per_hour, known.reason.clone())),
+        let rates = [provider, WHOLE_RELAY].into_iter().filter_map(|kept| {
+            match inner.throttles.get(&(relay.to_owned(), kept.to_owned()))?.throttle.allowed(now) {
+                Allowance::PerHour(per_hour) => Some(per_hour.max(1)),
                 Allowance::NotBefore(_) | Allowance::Free => None,
             }
         });
-        found.collect()
+        rates.min().map(|mails| Rate { mails, per_seconds: 3_600 })
+    }
+
+    /// What limits allow these wishes, read in the claim's transaction.
+    pub(super) async fn open(&self, tx: &mut Tx, sender: &Sender, wishes: &[Wish], now: Time) -> Result<Allowed, DbError> {
+        let asked = wishes.iter().map(|wish| self.asked(&wish.lane.relay.name, &wish.provider, now)).collect();
+        let mut allowed = Allowed { limits: sender.limits.clone(), buckets: Buckets::default(), asked };
+        let names = {
+            let all: Vec<limit::Wish<'_>> = wishes.iter().enumerate().map(|(at, wish)| allowed.wish(at, wish)).collect();
+            sender.limits.names(&all, now)
+        };
+        allowed.buckets = limit::load(tx, &names).await?;
+        Ok(allowed)
+    }
+
+    /// Credits what was claimed and goes back unsent.
+    pub(super) async fn give_back(&self, tx: &mut Tx, sender: &Sender, jobs: &[Job]) -> Result<(), DbError> {
+        let mut groups: BTreeMap<(i64, &str, &str, Time), (u64, Limit)> = BTreeMap::new();
+        for job in jobs {
+            if let What::Campaign(context) = &job.what {
+                let key = (context.run.id, &*job.provider, job.relay.name.as_str(), job.claimed_at);
+                groups.entry(key).or_insert((0, context.definition.delivery.limit)).0 += 1;
+            }
+        }
+        let returned: Vec<Returned<'_>> = groups
+            .into_iter()
+            .map(|((run, provider, relay, claimed_at), (mails, limit))| {
+                let asked = self.asked(relay, provider, claimed_at);
+                Returned { wish: limit::Wish { run: Some((run, limit)), provider, relay, asked }, mails, claimed_at }
+            })
+            .collect();
+        sender.limits.give_back(tx, &returned).await
+    }
+
+    /// Counts messages against the limits of their relays: they do not wait, campaigns make room.
+    pub(super) async fn count_messages(
+        &self,
+        tx: &mut Tx,
+        sender: &Sender,
+        messages: &BTreeMap<(String, Arc<str>), u64>,
+        now: Time,
+    ) -> Result<(), DbError> {
+        let wishes: Vec<limit::Wish<'_>> =
+            messages.keys().map(|(relay, provider)| limit::Wish { run: None, provider, relay, asked: None }).collect();
+        let names = sender.limits.names(&wishes, now);
+        let mut buckets = limit::load(tx, &names).await?;
+        for (wish, count) in wishes.iter().zip(messages.values()) {
+            sender.limits.debit(&mut buckets, wish, *count, now);
+        }
+        buckets.store(tx).await
+    }
+}
+
+/// What limits allow the wishes of one claim.
+pub(super) struct Allowed {
+    limits: Arc<Limits>,
+    buckets: Buckets,
+    asked: Vec<Option<Rate>>,
+}
+
+impl Allowed {
+    fn wish<'a>(&self, at: usize, wish: &'a Wish) -> limit::Wish<'a> {
+        limit::Wish {
+            run: Some((wish.run_id(), wish.context.definition.delivery.limit)),
+            provider: &wish.provider,
+            relay: &wish.lane.relay.name,
+            asked: self.asked[at],
+        }
+    }
+
+    /// How many mails of the wish at this place may leave now.
+    pub(super) fn allowed(&self, at: usize, wish: &Wish, now: Time) -> usize {
+        let allowed = self.limits.allowed(&self.buckets, &self.wish(at, wish), now);
+        wish.want.min(usize::try_from(allowed).unwrap_or(usize::MAX))
+    }
+
+    /// So many of them were claimed.
+    pub(super) fn take(&mut self, at: usize, wish: &Wish, claimed: usize, now: Time) {
+        let wanted = self.wish(at, wish);
+        self.limits.take(&mut self.buckets, &wanted, claimed as u64, now);
+    }
+
+    /// What holds the wish back.
+    pub(super) fn waits(&self, at: usize, wish: &Wish, now: Time) -> Vec<Wait> {
+        let waits = self.limits.waits(&self.buckets, &[self.wish(at, wish)], now);
+        let shown = waits.into_iter().map(|held| Wait {
+            provider: wish.provider.to_string(),
+            relay: wish.lane.relay.name.clone(),
+            limit: held.reason.to_owned(),
+            rate: held.rate.map(|rate| rate.to_string()).unwrap_or_default(),
+            until: (held.reason != "rate").then(|| held.until.millis()),
+            reason: held.to_string(),
+            scope: held.scope,
+            ..Wait::default()
+        });
+        shown.collect()
+    }
+
+    /// Writes what was taken.
+    pub(super) async fn store(&mut self, tx: &mut Tx) -> Result<(), DbError> {
+        self.buckets.store(tx).await
+    }
+}
+
+fn wait(relay: &Relay, provider: &str, limit: &str, scope: &str, until: Option<Time>, reason: &str) -> Wait {
+    Wait {
+        provider: provider.to_owned(),
+        relay: relay.name.clone(),
+        limit: limit.to_owned(),
+        scope: scope.to_owned(),
+        until: until.map(Time::millis),
+        reason: reason.to_owned(),
+        ..Wait::default()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::pool::Slot;
-use super::{RunContext, Sender};
+use super::{Relay, RunContext, Sender};
 use crate::clock::Time;
 use crate::consent::Permit;
 use crate::contact::{Address, Contact};
@@ -27,6 +27,9 @@ pub(super) struct Job {
     pub(super) permit: Arc<Permit>,
     pub(super) contact: Contact,
     pub(super) what: What,
+    /// The relay it was claimed for.
+    pub(super) relay: Arc<Relay>,
+    pub(super) claimed_at: Time,
     /// Its session was closed by the relay before the body, once: no judgement on this mail.
     pub(super) moved: bool,
     pub(super) ticket: Ticket,

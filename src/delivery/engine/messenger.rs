@@ -2,14 +2,13 @@
 //! does not delay it, and limits do not hold it back: what it sends counts against them, so that
 //! campaigns make room.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Shared;
 use super::claim::{Refused, record_refused};
-use super::feeder::serves;
 use super::job::{Job, Ticket, What, sender_domain};
 use super::lane::Lane;
 use crate::clock::Time;
@@ -72,19 +71,13 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, DbError> {
     if room == 0 {
         return Ok(false);
     }
-    let Some((jobs, refused)) = claim(shared, CLAIM_BATCH.min(room as i64), now).await? else {
+    let Some((jobs, refused)) = claim(shared, &lanes, CLAIM_BATCH.min(room as i64), now).await? else {
         shared.fence();
         return Ok(false);
     };
     let claimed = jobs.len() + refused.len();
-    for (message, job) in jobs {
-        match choose(&lanes, &message) {
-            Some(lane) => {
-                lane.give(1);
-                lane.pool.fill([job]);
-            }
-            None => shared.give_back(vec![job]).await,
-        }
+    for (lane, job) in jobs {
+        lane.pool.fill([job]);
     }
     record_refused(shared, refused).await;
     for lane in &lanes {
@@ -116,17 +109,20 @@ fn usable(shared: &Arc<Shared>, demand: usize) -> Vec<Arc<Lane>> {
 }
 
 /// The relay for a message: among those that serve its sender's domain the one furthest behind its
-/// weight, or any one where none does.
-fn choose<'a>(lanes: &'a [Arc<Lane>], message: &Message) -> Option<&'a Arc<Lane>> {
-    let least = |lanes: Vec<&'a Arc<Lane>>| lanes.into_iter().min_by(|a, b| a.given().total_cmp(&b.given()));
-    let serving: Vec<_> = lanes.iter().filter(|lane| serves(&lane.relay.config.sender_domains, sender_domain(message))).collect();
-    least(if serving.is_empty() { lanes.iter().collect() } else { serving })
+/// weight, or of all where none does.
+fn choose(lanes: &[Arc<Lane>], message: &Message) -> Option<Arc<Lane>> {
+    let domain = sender_domain(message);
+    let serving: Vec<&Arc<Lane>> = lanes.iter().filter(|lane| lane.relay.config.serves(domain)).collect();
+    let from = if serving.is_empty() { lanes.iter().collect() } else { serving };
+    let chosen = from.into_iter().min_by(|a, b| a.given().total_cmp(&b.given())).cloned()?;
+    chosen.give(1);
+    Some(chosen)
 }
 
-type Batch = (Vec<(Arc<Message>, Job)>, Vec<Refused>);
+type Batch = (Vec<(Arc<Lane>, Job)>, Vec<Refused>);
 
 /// One transaction: claims messages with their permits. `None` when this worker was declared dead.
-async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, DbError> {
+async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> Result<Option<Batch>, DbError> {
     let sender = &shared.sender;
     let mut tx = sender.db.begin().await?;
     if !sql::holds_place(&mut tx, shared.worker).await? {
@@ -146,7 +142,15 @@ async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, 
     let permits = Permit::take_for_messages(&mut tx, &people).await?;
     let permits: HashMap<i64, Result<Arc<Permit>, _>> =
         permits.into_iter().map(|(contact_id, permit)| (contact_id, permit.map(Arc::new))).collect();
-    shared.governor.count_messages(&mut tx, sender, rows.len() as u64, now).await?;
+    let mut chosen: HashMap<i64, Arc<Lane>> = HashMap::new();
+    let mut counts: BTreeMap<(String, Arc<str>), u64> = BTreeMap::new();
+    for (_, message_id, provider) in &rows {
+        if let Some(lane) = found.get(message_id).and_then(|message| choose(lanes, message)) {
+            *counts.entry((lane.relay.name.clone(), provider.as_str().into())).or_default() += 1;
+            chosen.insert(*message_id, lane);
+        }
+    }
+    shared.governor.count_messages(&mut tx, sender, &counts, now).await?;
     tx.commit().await?;
     crate::fault::point("claimed");
     let mut jobs = Vec::with_capacity(rows.len());
@@ -155,24 +159,26 @@ async fn claim(shared: &Shared, limit: i64, now: Time) -> Result<Option<Batch>, 
         let ticket = Ticket::new(&shared.message_progress);
         let provider: Arc<str> = provider.into();
         let no = |reason: &str, detail: Option<String>| skipped(row.id, row.attempt, reason, detail, now);
-        let outcome = match (found.remove(&message_id), permits.get(&row.contact_id), contacts.get(&row.contact_id)) {
-            (Some(message), _, _) if message.expires_at <= now => {
+        let lane = chosen.remove(&message_id);
+        let outcome = match (found.remove(&message_id).zip(lane), permits.get(&row.contact_id), contacts.get(&row.contact_id)) {
+            (Some((message, _)), _, _) if message.expires_at <= now => {
                 Outcome { state: State::Failed, ..no("expired", Some(format!("not sent before {}", message.expires_at))) }
             }
-            (Some(message), Some(Ok(permit)), Some(contact)) => {
-                let message = Arc::new(message);
+            (Some((message, lane)), Some(Ok(permit)), Some(contact)) => {
                 let job = Job {
                     id: row.id,
                     attempt: row.attempt,
                     provider,
                     permit: permit.clone(),
                     contact: contact.clone(),
-                    what: What::Message(message.clone()),
+                    what: What::Message(Arc::new(message)),
+                    relay: lane.relay.clone(),
+                    claimed_at: now,
                     moved: false,
                     ticket,
                     slot: None,
                 };
-                jobs.push((message, job));
+                jobs.push((lane, job));
                 continue;
             }
             (Some(_), Some(Err(refusal)), _) => no(refusal.code(), Some(refusal.to_string())),

@@ -28,13 +28,14 @@ use tokio::task::JoinHandle;
 
 use super::dkim::Signers;
 use super::journal::Journal;
+use super::limit::Limits;
 use super::message::Envelope;
 use super::messages::Composer;
 use super::provider::Providers;
 use super::sql;
 use crate::campaign::{Definition, Run};
 use crate::clock::{Clock, Time};
-use crate::config::{InDoubt, Limit};
+use crate::config::InDoubt;
 use crate::contact::Schema;
 use crate::content::Prepared;
 use crate::db::{Db, DbError};
@@ -92,10 +93,8 @@ pub struct Sender {
     pub relays: Vec<Arc<Relay>>,
     /// Which domains belong together, and how they like to be treated.
     pub providers: Arc<Providers>,
-    /// Limit of all mail together.
-    pub limit: Limit,
-    /// Where a day of `per_day` begins.
-    pub timezone: jiff::tz::TimeZone,
+    /// What the configuration allows.
+    pub limits: Arc<Limits>,
     /// The name we greet with.
     pub hello: String,
     /// What happens to lost replies.
@@ -165,7 +164,7 @@ impl Shared {
         let returned = async {
             let mut tx = self.sender.db.begin().await?;
             sql::return_claims(&mut tx, self.worker, Some(&ids), now).await?;
-            self.governor.give_back(&mut tx, &self.sender, &jobs, now).await?;
+            self.governor.give_back(&mut tx, &self.sender, &jobs).await?;
             tx.commit().await
         };
         if let Err(error) = returned.await {
