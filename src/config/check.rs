@@ -102,11 +102,22 @@ pub(super) fn smtp_url(text: &str) -> Result<(), Complaint> {
         return complaint(format!("`{redacted}` is not an SMTP URL"), hint);
     }
     for (key, value) in url.query_pairs() {
-        if key != "tls" {
-            return complaint(format!("unknown option `{key}` in the SMTP URL"), "the one option is `?tls=required|opportunistic|none`");
-        }
-        if !matches!(value.as_ref(), "required" | "opportunistic" | "none") {
-            return complaint(format!("unknown value `{value}` of `tls`"), "write `?tls=required`, `?tls=opportunistic` or `?tls=none`");
+        match (key.as_ref(), value.as_ref()) {
+            ("tls", "required" | "opportunistic" | "none") | ("pipelining", "chain" | "group" | "off") => {}
+            ("tls", _) => {
+                return complaint(
+                    format!("unknown value `{value}` of `tls`"),
+                    "write `?tls=required`, `?tls=opportunistic` or `?tls=none`",
+                );
+            }
+            ("pipelining", _) => {
+                let hint = "write `?pipelining=chain`, `?pipelining=group` or `?pipelining=off`";
+                return complaint(format!("unknown value `{value}` of `pipelining`"), hint);
+            }
+            _ => {
+                let hint = "the options are `?tls=required|opportunistic|none` and `?pipelining=chain|group|off`";
+                return complaint(format!("unknown option `{key}` in the SMTP URL"), hint);
+            }
         }
     }
     Ok(())

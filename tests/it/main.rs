@@ -20,5 +20,6 @@ mod import;
 mod python_mail;
 mod segment;
 mod send;
+mod session;
 mod tidy;
 mod web;

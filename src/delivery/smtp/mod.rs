@@ -5,6 +5,8 @@
 //! (RFC 2920), MAIL, RCPT and DATA go in one write, and a mail's body takes the next mail's envelope
 //! along: one round trip a mail.
 
+mod auth;
+mod open;
 mod reply;
 mod session;
 mod settings;
@@ -13,4 +15,4 @@ mod wire;
 
 pub use reply::{Failure, Reply, Stage};
 pub use session::Session;
-pub use settings::SmtpSettings;
+pub use settings::{AuthMechanism, SmtpSettings};

@@ -8,6 +8,9 @@ use lettre::transport::smtp::response::Response;
 /// Longest reply text we keep, in characters: enough for every provider's explanation.
 const MAX_REPLY_CHARS: usize = 500;
 
+/// Opens a text that holds what lettre could not read of its code (see `wire`).
+pub(super) const MARK: char = '\u{1}';
+
 /// A server's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
@@ -28,7 +31,22 @@ impl Reply {
     }
 
     pub(super) fn from_response(response: &Response) -> Reply {
-        Reply::new(response.code().into(), &response.message().collect::<Vec<_>>().join(" "))
+        Reply::read(response.code().into(), &response.message().collect::<Vec<_>>().join(" "))
+    }
+
+    /// A reply as lettre read it.
+    fn read(code: u16, text: &str) -> Reply {
+        let marked = text.strip_prefix(MARK).and_then(|rest| Some((rest.get(..3)?.parse().ok()?, rest.get(3..)?)));
+        let (code, text) = marked.unwrap_or((code, text));
+        Reply::new(code, text)
+    }
+
+    /// Whether it says that we must sign in or encrypt before anything else (RFC 4954 section 6,
+    /// RFC 3207 section 4): that is between us and the relay, no judgement on a mail. Refusals of
+    /// recipients use these codes too, but not with a security code (RFC 3463 section 3.8).
+    fn wants_login(&self, stage: Stage) -> bool {
+        let about_security = self.enhanced.is_some_and(|(_, subject, _)| subject == 7);
+        matches!(self.code, 530 | 534 | 535 | 538) && (stage == Stage::Mail || about_security)
     }
 }
 
@@ -135,10 +153,53 @@ pub(super) fn judge(stage: Stage, answer: Result<Response, Error>) -> Result<Rep
         }
         Err(error) => {
             let text = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            match error.status() {
-                Some(code) => Err(Failure::Refused { stage, reply: Reply::new(code.into(), &text) }),
-                None => Err(Failure::broken(stage, Reply::new(0, &error.to_string()).text)),
+            let Some(code) = error.status() else { return Err(Failure::broken(stage, Reply::new(0, &text).text)) };
+            let reply = Reply::read(code.into(), &text);
+            if stage != Stage::Connect && reply.wants_login(stage) {
+                let hint = "give its URL a user and password, or `?tls=required`";
+                return Err(Failure::broken(stage, format!("the relay wants a login or TLS first: {reply}; {hint}")));
             }
+            Err(Failure::Refused { stage, reply })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enhanced_codes_are_read_where_their_class_agrees() {
+        for (code, text, enhanced) in [
+            (550, "5.1.1 no such user", Some((5, 1, 1))),
+            (550, "5.7.26 x", Some((5, 7, 26))),
+            (550, "5.1.1", Some((5, 1, 1))),
+            (550, "5.1.1: x", Some((5, 1, 1))),
+            (250, "2.0.0 ok", Some((2, 0, 0))),
+            (550, "4.1.1 x", None),
+            (550, "x 5.1.1", None),
+            (550, "5.1 x", None),
+            (550, "5.1.1.1 x", None),
+            (550, "5.1234.1 x", None),
+            (550, "5..1 x", None),
+            (354, "3.0.0 x", None),
+            (550, "", None),
+            (550, "5.١.1 x", None),
+        ] {
+            assert_eq!(Reply::new(code, text).enhanced, enhanced, "{code} {text}");
+        }
+    }
+
+    fn judged(stage: Stage, reply: &str) -> Result<Reply, Failure> {
+        judge(stage, Ok(format!("{reply}\r\n").parse().unwrap()))
+    }
+
+    #[test]
+    fn unknown_codes_are_decided_on_the_first_digit() {
+        assert_eq!(judged(Stage::Rcpt, "259 fine").unwrap().code, 259);
+        assert_eq!(judged(Stage::Data, "359 go").unwrap().code, 359);
+        assert!(matches!(judged(Stage::Data, "250 ok"), Err(Failure::Broken { stage: Stage::Data, .. })));
+        assert!(matches!(judged(Stage::Final, "354 ok"), Err(Failure::Broken { stage: Stage::Final, .. })));
+        assert_eq!(judged(Stage::Mail, "250 \u{1}279 yes").unwrap(), Reply::new(279, "yes"));
     }
 }

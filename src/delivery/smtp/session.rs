@@ -1,85 +1,77 @@
 //! An open session: envelopes, bodies, and both in one write.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use lettre::transport::smtp::authentication::Mechanism;
-use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream, TlsParameters};
-use lettre::transport::smtp::commands::Ehlo;
-use lettre::transport::smtp::extension::ClientId;
-use tokio::net::TcpStream;
+use lettre::transport::smtp::Error;
+use lettre::transport::smtp::client::AsyncSmtpConnection;
+use lettre::transport::smtp::response::Response;
+use tokio::time::error::Elapsed;
 
 use super::reply::{Failure, Reply, Stage, judge};
-use super::settings::{Pipelining, SmtpSettings, Tls};
-use super::tls::implicit_tls;
-use super::wire::Wire;
+use super::settings::{Pipelining, SmtpSettings};
+use super::wire::Heard;
 
 /// The final reply may take this long (RFC 5321 section 4.5.3.2.6: 10 minutes).
 const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An open session.
 pub struct Session {
-    connection: AsyncSmtpConnection,
-    pipelining: Pipelining,
-    smtputf8: bool,
-    timeout: Duration,
+    pub(super) connection: AsyncSmtpConnection,
+    /// The same socket, to look at while lettre holds its own.
+    pub(super) socket: std::net::TcpStream,
+    pub(super) heard: Arc<Heard>,
+    pub(super) pipelining: Pipelining,
+    pub(super) smtputf8: bool,
+    /// The longest message the relay takes (RFC 1870), in octets.
+    pub(super) size_limit: Option<u64>,
+    pub(super) timeout: Duration,
     /// Nothing more can be said: it broke, the relay announced its end, or a wait was given up
     /// half-way, so that the next reply would answer an old command.
-    over: bool,
+    pub(super) over: bool,
 }
 
 impl Session {
-    /// Connects, greets, encrypts and logs in as the settings say.
+    /// Connects, greets with `hello`, encrypts and logs in as the settings say.
+    ///
+    /// # Errors
+    /// What was wrong and what to do; none of it is about a mail.
     pub async fn open(settings: &SmtpSettings, hello: &str) -> Result<Session, Failure> {
-        let broken = |reason: String| Failure::Broken { stage: Stage::Connect, reason };
-        tokio::time::timeout(settings.timeout, Self::open_inner(settings, hello))
-            .await
-            .unwrap_or_else(|_| Err(broken(format!("{settings} did not answer within {} s", settings.timeout.as_secs()))))
+        super::open::open(settings, settings.hello.as_deref().unwrap_or(hello)).await
     }
 
-    async fn open_inner(settings: &SmtpSettings, hello: &str) -> Result<Session, Failure> {
-        let broken = |reason: String| Failure::Broken { stage: Stage::Connect, reason };
-        let socket = TcpStream::connect((settings.host.as_str(), settings.port))
-            .await
-            .map_err(|error| broken(format!("cannot connect to {settings}: {error}")))?;
-        socket.set_nodelay(true).map_err(|error| broken(error.to_string()))?;
-        let peer = socket.peer_addr().map_err(|error| broken(error.to_string()))?;
-        let stream: Box<dyn AsyncTokioStream> = if settings.tls == Tls::Implicit {
-            Box::new(Wire { inner: implicit_tls(&settings.host, socket).await.map_err(broken)?, peer })
-        } else {
-            Box::new(Wire { inner: socket, peer })
-        };
-        let name = ClientId::Domain(hello.to_owned());
-        let failed = |error| judge(Stage::Connect, Err(error)).map(drop).err().unwrap_or_else(|| broken(String::new()));
-        let mut connection = AsyncSmtpConnection::connect_with_transport(stream, &name).await.map_err(failed)?;
-        match settings.tls {
-            Tls::Required if !connection.can_starttls() => {
-                return Err(broken(format!("{settings} does not offer STARTTLS, and `tls=required` is set")));
-            }
-            Tls::Required | Tls::Opportunistic if connection.can_starttls() => {
-                let parameters = TlsParameters::builder(settings.host.clone())
-                    .dangerous_accept_invalid_certs(settings.tls == Tls::Opportunistic)
-                    .build()
-                    .map_err(failed)?;
-                connection.starttls(parameters, &name).await.map_err(failed)?;
-            }
-            _ => {}
+    /// Whether the relay still listens, as far as can be told without asking: an idle session that it
+    /// closed, or to which it said goodbye unasked, is not.
+    pub fn is_alive(&self) -> bool {
+        !self.over && !self.heard.unread() && self.socket.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
+    /// Asks the relay whether it is there.
+    ///
+    /// # Errors
+    /// The session is of no more use.
+    pub async fn noop(&mut self) -> Result<(), Failure> {
+        if self.over {
+            return Err(not_begun());
         }
-        if let Some(credentials) = &settings.credentials {
-            let mechanisms = [Mechanism::Plain, Mechanism::Login, Mechanism::Xoauth2];
-            connection.auth(&mechanisms, credentials).await.map_err(failed)?;
+        self.ask(Stage::Mail, self.timeout, "NOOP\r\n").await.map(drop)
+    }
+
+    /// Whether the relay takes a message of so many octets, by what it offered (RFC 1870). Ask before
+    /// [`Session::envelope`]: [`Session::body`] refuses as well, but then DATA is open and the session
+    /// is over.
+    ///
+    /// # Errors
+    /// The refusal the relay would have answered MAIL with.
+    pub fn fits(&self, message_bytes: usize) -> Result<(), Failure> {
+        match self.size_limit {
+            Some(limit) if message_bytes as u64 > limit => {
+                let text = format!("5.3.4 the message has {message_bytes} octets and the relay takes at most {limit}");
+                Err(Failure::Refused { stage: Stage::Mail, reply: Reply::new(552, &text) })
+            }
+            _ => Ok(()),
         }
-        // lettre keeps few of the server's offers; a second EHLO tells the rest.
-        let offers = connection.command(Ehlo::new(name)).await.map_err(failed)?;
-        let offers: Vec<String> = offers.message().map(|line| line.trim().to_ascii_uppercase()).collect();
-        let offered = |word: &str| offers.iter().any(|line| line.split_ascii_whitespace().next() == Some(word));
-        Ok(Session {
-            pipelining: if offered("PIPELINING") { settings.pipelining } else { Pipelining::Off },
-            smtputf8: offered("SMTPUTF8"),
-            connection,
-            timeout: settings.timeout,
-            over: false,
-        })
     }
 
     /// Whether [`Session::body_then_envelope`] saves a round trip.
@@ -109,6 +101,10 @@ impl Session {
         if self.over {
             return Err(not_begun());
         }
+        if let Err(too_large) = self.fits(message.len()) {
+            self.over = true;
+            return Err(too_large);
+        }
         match std::str::from_utf8(message) {
             Ok(text) => self.ask(Stage::Final, FINAL_REPLY_TIMEOUT, Body(text)).await,
             // lettre's commands are text; its own way for bytes writes the final dot by itself.
@@ -128,7 +124,9 @@ impl Session {
     /// `envelope`. Of the next mail nothing but the envelope was written: whatever its answer, it
     /// surely did not go out.
     pub async fn body_then_envelope(&mut self, message: &[u8], from: &str, to: &str) -> (Result<Reply, Failure>, Result<(), Failure>) {
-        let (true, Ok(text), Ok(envelope)) = (self.can_chain(), std::str::from_utf8(message), self.commands(from, to)) else {
+        let (true, Ok(text), Ok(envelope)) =
+            (self.can_chain() && self.fits(message.len()).is_ok(), std::str::from_utf8(message), self.commands(from, to))
+        else {
             let old = self.body(message).await;
             return (old, self.envelope(from, to).await);
         };
@@ -222,12 +220,7 @@ impl Session {
         self.settle(stage, patience, answer)
     }
 
-    fn settle(
-        &mut self,
-        stage: Stage,
-        patience: Duration,
-        answer: Result<Result<lettre::transport::smtp::response::Response, lettre::transport::smtp::Error>, tokio::time::error::Elapsed>,
-    ) -> Result<Reply, Failure> {
+    fn settle(&mut self, stage: Stage, patience: Duration, answer: Result<Result<Response, Error>, Elapsed>) -> Result<Reply, Failure> {
         let result = match answer {
             Ok(answer) => judge(stage, answer),
             Err(_) => Err(Failure::broken(stage, format!("the relay did not answer within {} s", patience.as_secs()))),

@@ -1,26 +1,55 @@
 //! How a relay is reached, from its URL.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use lettre::transport::smtp::authentication::Credentials;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 
-/// How a relay is reached, from its URL.
+use super::tls;
+
+/// How a relay is reached.
 #[derive(Clone)]
 pub struct SmtpSettings {
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) tls: Tls,
     pub(super) pipelining: Pipelining,
-    pub(super) credentials: Option<Credentials>,
+    pub(super) login: Option<Login>,
+    pub(super) auth: Option<AuthMechanism>,
+    pub(super) hello: Option<String>,
     pub(super) timeout: Duration,
+    authorities: Vec<CertificateDer<'static>>,
+    /// Made at the first session that needs it; clones share it.
+    client: Arc<OnceLock<Result<Arc<ClientConfig>, String>>>,
+}
+
+/// User and password (or token).
+#[derive(Clone)]
+pub(super) struct Login {
+    pub(super) user: String,
+    pub(super) password: String,
+}
+
+/// A way to sign in (SASL, RFC 4954).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMechanism {
+    /// User and password at once (RFC 4616).
+    Plain,
+    /// User and password, one after the other.
+    Login,
+    /// A token of OAuth 2.0 stands where the password does.
+    Xoauth2,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tls {
     /// Never.
     None,
-    /// STARTTLS where offered, without checking the certificate (it protects against listeners only).
+    /// STARTTLS where offered, without checking the certificate: against listeners only (RFC 7435).
+    /// Where the handshake fails, a new session goes on in clear text, as mail servers do among
+    /// themselves; never with a login.
     Opportunistic,
     /// STARTTLS or nothing, certificate checked.
     Required,
@@ -79,15 +108,64 @@ impl SmtpSettings {
         }
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the SMTP address names no host")?;
         let decode = |text: &str| percent_decode(text);
-        let credentials =
-            (!url.username().is_empty()).then(|| Credentials::new(decode(url.username()), decode(url.password().unwrap_or_default())));
+        let login = (!url.username().is_empty())
+            .then(|| Login { user: decode(url.username()), password: decode(url.password().unwrap_or_default()) });
         let port = url.port().unwrap_or(match tls {
             Tls::Implicit => 465,
-            _ if credentials.is_some() => 587,
+            _ if login.is_some() => 587,
             _ => 25,
         });
         let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(SmtpSettings { host, port, tls, pipelining, credentials, timeout })
+        Ok(SmtpSettings {
+            host,
+            port,
+            tls,
+            pipelining,
+            login,
+            auth: None,
+            hello: None,
+            timeout,
+            authorities: Vec::new(),
+            client: Arc::default(),
+        })
+    }
+
+    /// Trusts the authorities of a PEM file besides the web's.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or that nothing would be checked against it.
+    pub fn with_ca(mut self, pem: &[u8]) -> Result<SmtpSettings, String> {
+        if !matches!(self.tls, Tls::Required | Tls::Implicit) {
+            return Err(
+                "`ca_file` has no effect unless certificates are checked: write `smtp://..?tls=required` or `smtps://..`".to_owned()
+            );
+        }
+        self.authorities = tls::certificates(pem)?;
+        self.client = Arc::default();
+        Ok(self)
+    }
+
+    /// Signs in this way only; with XOAUTH2 the password is the token.
+    ///
+    /// # Errors
+    /// There is nobody to sign in as.
+    pub fn with_auth(mut self, mechanism: AuthMechanism) -> Result<SmtpSettings, String> {
+        if self.login.is_none() {
+            return Err("`auth` needs a user and a password in the URL: `smtp://user:password@host`".to_owned());
+        }
+        self.auth = Some(mechanism);
+        Ok(self)
+    }
+
+    /// Greets with this name, whatever [`super::Session::open`] is given.
+    pub fn with_hello(mut self, name: &str) -> SmtpSettings {
+        self.hello = Some(name.to_owned());
+        self
+    }
+
+    pub(super) fn client(&self) -> Result<Arc<ClientConfig>, String> {
+        let check = self.tls != Tls::Opportunistic;
+        self.client.get_or_init(|| tls::client(check, &self.authorities)).clone()
     }
 }
 

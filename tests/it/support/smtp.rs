@@ -1,12 +1,18 @@
 //! An SMTP server in the test process. It records what it was given, byte for byte, notes every
 //! breach of protocol by the client, and misbehaves as its script says.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A client that says nothing for so long has forgotten us.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,6 +30,10 @@ pub struct Received {
     pub to: Vec<String>,
     /// The message, dots unstuffed, CRLF kept, without the final dot line.
     pub data: Vec<u8>,
+    /// Whether it came over TLS.
+    pub encrypted: bool,
+    /// Who had signed in, and how: `mei PLAIN`.
+    pub login: Option<String>,
 }
 
 impl Received {
@@ -45,6 +55,31 @@ pub enum Ending {
     CloseAfterData,
     /// The whole message is taken and kept, then the connection closes without a reply.
     CloseBeforeReply,
+}
+
+/// TLS, with a certificate of `tests/fixtures/tls` (`server`, `elsewhere`, `expired`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encryption {
+    /// None.
+    #[default]
+    Never,
+    /// Offered as STARTTLS.
+    StartTls(&'static str),
+    /// From the first byte.
+    Implicit(&'static str),
+    /// STARTTLS is offered and accepted; then the connection closes.
+    BrokenStartTls,
+}
+
+/// Who may send, and how they sign in.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// What EHLO offers, such as `PLAIN LOGIN`.
+    pub mechanisms: &'static str,
+    /// The one user.
+    pub user: &'static str,
+    /// Its password or token.
+    pub password: &'static str,
 }
 
 /// Answers a reply (`450 4.2.0 later`) to refuse, `None` to accept.
@@ -73,6 +108,10 @@ pub struct Script {
     pub nonsense: Option<Vec<u8>>,
     /// Sessions end with 421 after so many mails; 0 means never.
     pub mails_per_session: usize,
+    /// TLS.
+    pub encryption: Encryption,
+    /// Whoever sends must have signed in.
+    pub login: Option<Login>,
 }
 
 impl Default for Script {
@@ -88,6 +127,8 @@ impl Default for Script {
             ending: Ending::Proper,
             nonsense: None,
             mails_per_session: 0,
+            encryption: Encryption::Never,
+            login: None,
         }
     }
 }
@@ -252,14 +293,65 @@ fn serve(shared: &Shared, stream: TcpStream) {
     shared.most_at_a_time.fetch_max(at_a_time, Ordering::SeqCst);
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(IDLE_TIMEOUT));
-    if let (Ok(reading), Ok(kept)) = (stream.try_clone(), stream.try_clone()) {
+    if let (Ok(kept), Ok(closing)) = (stream.try_clone(), stream.try_clone()) {
         shared.record().open.push(kept);
-        let mut session = Session { shared, number, reader: BufReader::new(reading), writer: stream, mail: Mail::default(), mails: 0 };
+        let stream = match shared.script().encryption {
+            Encryption::Implicit(certificate) => Stream::encrypt(stream, certificate),
+            _ => Stream::Clear(stream),
+        };
+        let mut session = Session { shared, number, stream: BufReader::new(stream), mail: Mail::default(), mails: 0, login: None };
         // An error is the client's hanging up or our own cutting: both end the session.
         let _ = session.run();
-        let _ = session.writer.shutdown(Shutdown::Both);
+        let _ = session.stream.get_mut().flush();
+        let _ = closing.shutdown(Shutdown::Both);
     }
     shared.at_a_time.fetch_sub(1, Ordering::SeqCst);
+}
+
+enum Stream {
+    Clear(TcpStream),
+    Encrypted(Box<StreamOwned<ServerConnection, TcpStream>>),
+    Gone,
+}
+
+impl Stream {
+    fn encrypt(stream: TcpStream, certificate: &str) -> Stream {
+        let folder = super::process::repository().join("tests/fixtures/tls");
+        let chain = vec![CertificateDer::from_pem_file(folder.join(format!("{certificate}.pem"))).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        Stream::Encrypted(Box::new(StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), stream)))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Clear(stream) => stream.read(buffer),
+            Stream::Encrypted(stream) => stream.read(buffer),
+            Stream::Gone => Ok(0),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Stream::Clear(stream) => stream.write(bytes),
+            Stream::Encrypted(stream) => stream.write(bytes),
+            Stream::Gone => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Stream::Clear(stream) => stream.flush(),
+            Stream::Encrypted(stream) => stream.flush(),
+            Stream::Gone => Ok(()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -272,10 +364,10 @@ struct Mail {
 struct Session<'a> {
     shared: &'a Shared,
     number: usize,
-    reader: BufReader<TcpStream>,
-    writer: TcpStream,
+    stream: BufReader<Stream>,
     mail: Mail,
     mails: usize,
+    login: Option<String>,
 }
 
 /// What a command leaves to do.
@@ -290,28 +382,39 @@ impl Session<'_> {
         let script = self.shared.script();
         std::thread::sleep(script.greeting_delay);
         match &script.nonsense {
-            Some(nonsense) => self.writer.write_all(nonsense)?,
+            Some(nonsense) => self.stream.get_mut().write_all(nonsense)?,
             None => self.reply(&script.greeting)?,
         }
         let mut line = Vec::new();
         loop {
             line.clear();
-            if self.reader.read_until(b'\n', &mut line)? == 0 {
+            if self.stream.read_until(b'\n', &mut line)? == 0 {
                 return Ok(());
             }
             let script = self.shared.script();
             std::thread::sleep(script.reply_delay);
             if let Some(nonsense) = &script.nonsense {
-                self.writer.write_all(nonsense)?;
+                self.stream.get_mut().write_all(nonsense)?;
                 continue;
             }
             if !line.ends_with(b"\r\n") {
                 self.breach("a command line without CRLF");
             }
-            if !self.reader.buffer().is_empty() && !offers(&script, "PIPELINING") {
+            if !self.stream.buffer().is_empty() && !offers(&script, "PIPELINING") {
                 self.breach("pipelining that was not offered");
             }
             let command = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if command == "STARTTLS" && self.offers_starttls(&script) {
+                if !self.start_tls(&script)? {
+                    return Ok(());
+                }
+                continue;
+            }
+            if let (Some(rest), Some(login)) = (command.strip_prefix("AUTH "), &script.login) {
+                let reply = self.sign_in(login, rest)?;
+                self.reply(&reply)?;
+                continue;
+            }
             match self.answer(&script, &command) {
                 Next::Reply(reply) => self.reply(&reply)?,
                 Next::Data => {
@@ -324,6 +427,59 @@ impl Session<'_> {
         }
     }
 
+    fn offers_starttls(&self, script: &Script) -> bool {
+        matches!(script.encryption, Encryption::StartTls(_) | Encryption::BrokenStartTls)
+            && matches!(self.stream.get_ref(), Stream::Clear(_))
+    }
+
+    /// Answers whether the session goes on.
+    fn start_tls(&mut self, script: &Script) -> std::io::Result<bool> {
+        self.reply("220 2.0.0 go ahead")?;
+        if !self.stream.buffer().is_empty() {
+            self.breach("something after STARTTLS in clear text");
+        }
+        self.mail = Mail::default();
+        let Encryption::StartTls(certificate) = script.encryption else { return Ok(false) };
+        if let Stream::Clear(stream) = std::mem::replace(self.stream.get_mut(), Stream::Gone) {
+            *self.stream.get_mut() = Stream::encrypt(stream, certificate);
+        }
+        Ok(true)
+    }
+
+    /// The client's next line, out of base64.
+    fn response(&mut self, challenge: &str) -> std::io::Result<String> {
+        self.reply(&format!("334 {}", STANDARD.encode(challenge)))?;
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        Ok(String::from_utf8_lossy(&STANDARD.decode(line.trim_end()).unwrap_or_default()).into_owned())
+    }
+
+    fn sign_in(&mut self, login: &Login, command: &str) -> std::io::Result<String> {
+        let (mechanism, initial) = command.split_once(' ').unwrap_or((command, ""));
+        if !login.mechanisms.split(' ').any(|offered| offered == mechanism) {
+            self.breach(&format!("AUTH {mechanism} that was not offered"));
+        }
+        let initial = String::from_utf8_lossy(&STANDARD.decode(initial).unwrap_or_default()).into_owned();
+        let (user, password) = (login.user, login.password);
+        let right = match mechanism {
+            "PLAIN" => initial == format!("\0{user}\0{password}"),
+            "LOGIN" => {
+                let said = (self.response("Username:")?, self.response("Password:")?);
+                said == (user.to_owned(), password.to_owned())
+            }
+            "XOAUTH2" => {
+                let right = initial == format!("user={user}\x01auth=Bearer {password}\x01\x01");
+                if !right && !self.response("{\"status\":\"invalid_token\"}")?.is_empty() {
+                    self.breach("an answer to the reason of a refusal");
+                }
+                right
+            }
+            _ => false,
+        };
+        self.login = right.then(|| format!("{user} {mechanism}"));
+        Ok(if right { "235 2.7.0 welcome" } else { "535 5.7.8 bad credentials" }.to_owned())
+    }
+
     fn answer(&mut self, script: &Script, command: &str) -> Next {
         let upper = command.to_ascii_uppercase();
         if !command.is_ascii() && !offers(script, "SMTPUTF8") {
@@ -331,7 +487,7 @@ impl Session<'_> {
         }
         if upper.starts_with("EHLO") {
             self.mail = Mail::default();
-            return Next::Reply(ehlo(script));
+            return Next::Reply(ehlo(script, self.offers_starttls(script)));
         }
         if upper.starts_with("HELO") || upper == "RSET" {
             self.mail = Mail::default();
@@ -360,6 +516,9 @@ impl Session<'_> {
         if self.mail.from.is_some() {
             self.breach("MAIL inside a mail");
             return "503 5.5.1 nested MAIL".to_owned();
+        }
+        if script.login.is_some() && self.login.is_none() {
+            return "530 5.7.0 sign in first".to_owned();
         }
         let (from, parameters) = path_and_parameters(command);
         if parameters.contains("SMTPUTF8") && !offers(script, "SMTPUTF8") {
@@ -390,7 +549,7 @@ impl Session<'_> {
         if script.ending == Ending::CloseAfterData {
             // Some of it, so that the client is in the middle.
             let mut some = [0; 64];
-            let _ = self.reader.read(&mut some)?;
+            let _ = self.stream.read(&mut some)?;
             return Ok(false);
         }
         let Some(data) = self.read_message(script)? else { return Ok(false) };
@@ -400,8 +559,15 @@ impl Session<'_> {
             self.reply(&reply)?;
             return Ok(true);
         }
-        let received =
-            Received { session: self.number, from: mail.from.unwrap_or_default(), parameters: mail.parameters, to: mail.to, data };
+        let received = Received {
+            session: self.number,
+            from: mail.from.unwrap_or_default(),
+            parameters: mail.parameters,
+            to: mail.to,
+            data,
+            encrypted: matches!(self.stream.get_ref(), Stream::Encrypted(_)),
+            login: self.login.clone(),
+        };
         self.shared.record().received.push(received);
         self.mails += 1;
         if script.ending == Ending::CloseBeforeReply {
@@ -422,7 +588,7 @@ impl Session<'_> {
         let (mut data, mut line) = (Vec::new(), Vec::new());
         loop {
             line.clear();
-            if self.reader.read_until(b'\n', &mut line)? == 0 {
+            if self.stream.read_until(b'\n', &mut line)? == 0 {
                 return Ok(None);
             }
             if line == b".\r\n" {
@@ -451,7 +617,7 @@ impl Session<'_> {
     }
 
     fn reply(&mut self, text: &str) -> std::io::Result<()> {
-        self.writer.write_all(format!("{text}\r\n").as_bytes())
+        self.stream.get_mut().write_all(format!("{text}\r\n").as_bytes())
     }
 
     fn breach(&self, what: &str) {
@@ -463,9 +629,11 @@ fn offers(script: &Script, extension: &str) -> bool {
     script.extensions.iter().any(|offered| offered == extension)
 }
 
-fn ehlo(script: &Script) -> String {
+fn ehlo(script: &Script, starttls: bool) -> String {
     let mut lines = vec!["sink.example".to_owned()];
     lines.extend(script.extensions.iter().cloned());
+    lines.extend(starttls.then(|| "STARTTLS".to_owned()));
+    lines.extend(script.login.iter().map(|login| format!("AUTH {}", login.mechanisms)));
     let last = lines.len() - 1;
     let replies: Vec<String> =
         lines.iter().enumerate().map(|(at, line)| format!("250{}{line}", if at == last { ' ' } else { '-' })).collect();

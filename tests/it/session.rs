@@ -1,0 +1,1 @@
+//! One SMTP session, against servers of every kind.
