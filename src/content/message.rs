@@ -2,6 +2,7 @@
 //! the caller wrote.
 
 use minijinja::Value;
+use minijinja::value::Serde;
 use sha2::{Digest, Sha256};
 
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
@@ -136,7 +137,7 @@ impl PreparedMessage {
     /// A field of `data` that the template needs is not there, or the message became too long.
     pub fn render(&self, contact: &Contact, data: &serde_json::Value, now: Time) -> Result<Mail, RenderError> {
         match self {
-            PreparedMessage::Template(prepared) => prepared.render_message(contact, Value::from_serialize(data), now),
+            PreparedMessage::Template(prepared) => prepared.render_message(contact, Value::from(Serde(data)), now),
             PreparedMessage::Inline(mail) => Ok(mail.clone()),
         }
     }
