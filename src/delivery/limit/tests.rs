@@ -209,18 +209,22 @@ proptest! {
     fn a_rate_is_reached(rate in rates(), late in proptest::collection::vec(0..200_i64, 7), batch in 1..300_u64) {
         let start = at("2026-12-01T09:00:00Z");
         let mut tap = Tap::new(Limit { rate: Some(rate), per_day: None }, TimeZone::UTC, start);
-        let enough = 400.max(rate.mails / rate.per_seconds * 10);
+        let enough = 300.max(rate.mails / rate.per_seconds * 2);
+        // The burst of a fresh bucket is not counted: it would hide what is lost later.
+        tap.take(u64::MAX);
         let mut sum = 0;
         for round in 0.. {
-            sum += tap.take(batch);
+            // Small batches come one after the other, as from several workers, until nothing is left.
+            tap.now = tap.next_at(1).plus(late[round % late.len()]);
+            while let mails @ 1.. = tap.take(batch) {
+                sum += mails;
+            }
             if sum >= enough {
                 break;
             }
-            tap.now = tap.next_at(1).plus(if batch >= burst(rate) { late[round % late.len()] } else { 0 });
         }
         let expected = tap.now.since(start) as f64 / 1000.0 * rate.mails as f64 / rate.per_seconds as f64;
-        prop_assert!(sum as f64 >= 0.99 * expected, "{sum} of {expected} at {rate}");
-        tap.assert_rate();
+        prop_assert!(sum as f64 >= 0.99 * expected - 1.0, "{sum} of {expected} at {rate}");
     }
 
     /// With demand, each day gets its number exactly, also where the zone's days are longer or shorter.
