@@ -12,6 +12,7 @@ pub mod seam;
 
 mod guard;
 mod health;
+mod metrics;
 mod public;
 mod serve;
 mod track;
@@ -59,17 +60,32 @@ pub struct App {
     pub instance: Option<Arc<crate::instance::Instance>>,
 }
 
+/// What all handlers share: the application, and what the metrics remember.
+struct Served {
+    app: App,
+    metrics: metrics::Metrics,
+}
+
+impl std::ops::Deref for Served {
+    type Target = App;
+    fn deref(&self) -> &App {
+        &self.app
+    }
+}
+
 /// Shared by all handlers.
-type Shared = Arc<App>;
+type Shared = Arc<Served>;
 
 /// Every address we answer.
 pub fn router(app: App) -> Router {
-    let app = Arc::new(app);
+    let metrics = metrics::Metrics::new(app.clock.now());
+    let app = Arc::new(Served { app, metrics });
     let mut routes: Router<Shared> = Router::new()
         .route("/", get(public::home))
         .route("/robots.txt", get(public::robots))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::page))
         .route("/o/{file}", get(track::open))
         .route("/c/{token}/{target}", get(track::click))
         .route("/v/{token}", get(public::view::page))

@@ -3,6 +3,7 @@
 
 mod inbox;
 mod links;
+mod metrics;
 mod pages;
 mod unsubscribe;
 
