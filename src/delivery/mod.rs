@@ -5,9 +5,11 @@ pub mod links;
 pub mod message;
 pub mod mime;
 pub mod ops;
+pub mod provider;
 pub mod question;
 pub mod smtp;
 pub mod sql;
 pub mod state;
+pub mod verdict;
 
 pub use state::State;
