@@ -157,12 +157,11 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
 }
 
 fn check_site(config: &Config, problems: &mut Vec<Problem>) {
-    if let Err(message) = SmtpSettings::parse(&config.smtp.url.value, Duration::from_secs(1)) {
-        problems.push(config.sources.problem(
-            config.smtp.url.place.as_ref(),
-            message,
-            "write `smtp://user:password@host:port` or `smtps://host`",
-        ));
+    for relay in &config.relays {
+        if let Err(message) = SmtpSettings::parse(&relay.url.value, Duration::from_secs(1)) {
+            let hint = "write `smtp://user:password@host:port` or `smtps://host`";
+            problems.push(config.sources.problem(relay.url.place.as_ref(), message, hint));
+        }
     }
     let senders = std::iter::once(&config.sender).chain(config.campaigns.values().filter_map(|campaign| campaign.sender.as_ref()));
     for sender in senders {

@@ -3,7 +3,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{BodyKind, Campaign, Config, Sender};
+use crate::config::{BodyKind, Campaign, Config, Limit, Sender};
 
 /// A frozen campaign.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -34,6 +34,30 @@ pub struct Definition {
     pub track_opens: bool,
     /// Record clicks.
     pub track_clicks: bool,
+    /// How its mails leave. Left out of what is stored where the campaign says nothing about it, so
+    /// that the hash of a campaign stays what it was before there was such a table.
+    #[serde(default, skip_serializing_if = "DeliverySettings::is_default")]
+    pub delivery: DeliverySettings,
+}
+
+/// `[delivery]` of a campaign.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct DeliverySettings {
+    /// Mails in a time, of each run.
+    #[serde(default, skip_serializing_if = "Limit::is_none")]
+    pub limit: Limit,
+    /// The one relay to use; `None`: any that takes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<String>,
+    /// Hours after which a refused mail is given up; `None`: as the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up_hours: Option<u32>,
+}
+
+impl DeliverySettings {
+    fn is_default(&self) -> bool {
+        *self == DeliverySettings::default()
+    }
 }
 
 impl Definition {
@@ -54,6 +78,11 @@ impl Definition {
             sender: campaign.sender.clone().unwrap_or_else(|| config.sender.clone()),
             track_opens: campaign.track_opens,
             track_clicks: campaign.track_clicks,
+            delivery: DeliverySettings {
+                limit: campaign.delivery.limit,
+                relay: campaign.delivery.relay.as_ref().map(|relay| relay.value.clone()),
+                give_up_hours: campaign.delivery.give_up_hours,
+            },
         }
     }
 

@@ -114,7 +114,14 @@ pub(super) async fn dev_inbox(context: &Context, config: &mut Config) -> Result<
             (inbox, others)
         }
     };
-    config.smtp.url.value = format!("smtp://{}?tls=none", inbox.address());
+    let url = format!("smtp://{}?tls=none", inbox.address());
+    for relay in &mut config.relays {
+        // Nothing may leave this machine: neither a mail nor a question about a recipient's domain.
+        relay.url.value.clone_from(&url);
+        (relay.auth, relay.ca_file) = (None, None);
+    }
+    config.delivery.mx_lookups = false;
+    config.smtp.url.value = url;
     context.out.say(format!("Mail goes to the built-in inbox at {}; {others}.", inbox.address()));
     Ok(inbox)
 }

@@ -7,8 +7,8 @@ use super::check::{self, Complaint};
 use super::diagnostics::did_you_mean;
 use super::load::{Topics, files_in, read_text, stem};
 use super::reader::{Document, Report, Section, Value, list};
-use super::settings::{checked, pass, required};
-use super::{BodyKind, Campaign, Located, Place, Schedule, Sender, SourceText, When};
+use super::settings::{MAX_RETRY_HOURS, checked, number_if, pass, required};
+use super::{BodyKind, Campaign, CampaignDelivery, Located, Place, Schedule, Sender, SourceText, When, limits};
 
 /// Campaign files of one instance: all are read and checked at start.
 const MAX_CAMPAIGNS: usize = 10_000;
@@ -67,6 +67,7 @@ impl Reader<'_> {
         let sender = sender(root.section("sender", report), report);
         let schedule = schedule(root.section("schedule", report), report);
         let (track_opens, track_clicks) = tracking(root.section("tracking", report), report);
+        let delivery = delivery(root.section("delivery", report), report);
         root.finish(report);
         let (body_source, body_kind) = body_text?;
         Some(Campaign {
@@ -84,6 +85,7 @@ impl Reader<'_> {
             schedule,
             track_opens,
             track_clicks,
+            delivery,
         })
     }
 
@@ -197,6 +199,17 @@ fn schedule(mut section: Section<'_>, report: &mut Report) -> Option<Schedule> {
         _ => return None,
     };
     Some(Schedule { when, timezone: timezone.map_or_else(|| Located::default_value("UTC".to_owned()), Value::located) })
+}
+
+fn delivery(mut section: Section<'_>, report: &mut Report) -> CampaignDelivery {
+    let delivery = CampaignDelivery {
+        limit: limits::limit(&mut section, None, report),
+        // Whether there is such a relay is known when all files are read.
+        relay: checked(&mut section, "relay", None, check::line, report).map(Value::located),
+        give_up_hours: number_if(&mut section, "give_up_hours", None, 1..=MAX_RETRY_HOURS, report),
+    };
+    section.finish(report);
+    delivery
 }
 
 fn tracking(mut section: Section<'_>, report: &mut Report) -> (bool, bool) {

@@ -130,6 +130,32 @@ pub(super) fn email(text: &str) -> Result<(), Complaint> {
     }
 }
 
+/// A domain's name; answers it in the form of the wire: lower case, `xn--..` (RFC 5890).
+pub(super) fn domain(text: &str) -> Result<String, Complaint> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    match url::Host::parse(text) {
+        Ok(url::Host::Domain(domain)) if domain.split('.').all(label) => Ok(domain),
+        _ => complaint(
+            format!("`{}` is not a domain", text.escape_debug()),
+            "write the name alone, such as `tea.example`, without `@`, `*` or a dot at its end",
+        ),
+    }
+}
+
+/// A DKIM selector: labels of the DNS (RFC 6376 3.1).
+pub(super) fn selector(text: &str) -> Result<(), Complaint> {
+    let label = |label: &str| !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    if text.len() <= MAX_NAME_CHARS && text.split('.').all(label) {
+        return Ok(());
+    }
+    complaint(format!("`{}` is not a selector", text.escape_debug()), "use letters, digits, `-`, `_` and dots between them, such as `s1`")
+}
+
 /// One line of text that is not empty: it becomes part of a header.
 pub(super) fn line(text: &str) -> Result<(), Complaint> {
     if text.trim().is_empty() {

@@ -7,7 +7,9 @@ use super::diagnostics::did_you_mean;
 use super::env::{PREFIX, RESERVED};
 use super::reader::{Document, Overrides, Report, Value};
 use super::settings::{checked, required};
-use super::{Config, Environment, Located, Problem, Problems, Segment, Sender, Site, SourceText, Topic, campaigns, check, settings};
+use super::{
+    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, Smtp, SourceText, Topic, campaigns, check, relays, settings,
+};
 
 /// A larger file is not written by a person: 1 MiB.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -71,11 +73,26 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
         unknown_variables(&overrides, &mut report);
     }
     let Some(settings) = settings else { return Err(Problems::new(report.list, report.sources)) };
+    relays::check_routes(&settings.relays, settings.sender.as_ref(), &campaigns, &mut report);
+    let smtp = settings.relays.first().map(|relay| Smtp {
+        url: relay.url.clone(),
+        connections: relay.connections,
+        timeout_seconds: relay.timeout_seconds,
+    });
     let config = Config {
         dir,
         site: settings.site.unwrap_or_else(|| Site { url: Located::default_value(String::new()), listen: ([127, 0, 0, 1], 8080).into() }),
         database_url: settings.database_url,
-        smtp: settings.smtp,
+        // Without one, there are problems and nothing is sent.
+        smtp: smtp.unwrap_or_else(|| Smtp {
+            url: Located::default_value("smtp://127.0.0.1:25".to_owned()),
+            connections: 1,
+            timeout_seconds: 60,
+        }),
+        relays: settings.relays,
+        limits: settings.limits,
+        providers: settings.providers,
+        dkim: settings.dkim,
         sender: settings.sender.unwrap_or_else(|| Sender {
             name: String::new(),
             email: "nobody@localhost.example".to_owned(),

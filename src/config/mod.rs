@@ -7,8 +7,10 @@ mod campaigns;
 mod check;
 pub mod diagnostics;
 mod env;
+mod limits;
 mod load;
 mod reader;
+mod relays;
 pub mod scaffold;
 mod settings;
 
@@ -18,7 +20,9 @@ use std::path::PathBuf;
 
 pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
+pub use limits::{Limit, ProviderSettings, Rate, WarmUp};
 pub use load::{Draft, draft, load};
+pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,8 +66,16 @@ pub struct Config {
     pub site: Site,
     /// `[database] url`
     pub database_url: Located<String>,
-    /// `[smtp]`
+    /// What the first relay is reached by, for those who know only one.
     pub smtp: Smtp,
+    /// `[smtp]` and `[[relay]]`, at least one.
+    pub relays: Vec<Relay>,
+    /// `[limits]`: all mail of the instance.
+    pub limits: Limit,
+    /// `[provider.NAME]`
+    pub providers: BTreeMap<String, ProviderSettings>,
+    /// `[[dkim]]`
+    pub dkim: Vec<DkimKey>,
     /// `[sender]`
     pub sender: Sender,
     /// `[delivery]`
@@ -106,7 +118,7 @@ pub struct Site {
     pub listen: SocketAddr,
 }
 
-/// `[smtp]`: the default relay.
+/// How one relay is reached.
 #[derive(Debug, Clone)]
 pub struct Smtp {
     /// `smtp://user:password@host:port`, `smtps://..`, `?tls=required|opportunistic|none`.
@@ -139,6 +151,12 @@ pub struct Delivery {
     pub retry_hours: u32,
     /// Waits between tries, in seconds; the last one repeats.
     pub retry_seconds: Vec<u32>,
+    /// Seconds after which the work of a worker that went silent is taken over by another.
+    pub lease_seconds: u32,
+    /// Look up by DNS which provider is behind a domain that we do not know by name.
+    pub mx_lookups: bool,
+    /// An IANA zone: where a day of `per_day` and of a warm-up begins.
+    pub timezone: Located<String>,
 }
 
 /// See [`Delivery::in_doubt`].
@@ -228,6 +246,19 @@ pub struct Campaign {
     pub track_opens: bool,
     /// Record clicks.
     pub track_clicks: bool,
+    /// `[delivery]` of the campaign.
+    pub delivery: CampaignDelivery,
+}
+
+/// `[delivery]` of a campaign: how its mails leave.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CampaignDelivery {
+    /// Mails in a time, of each run.
+    pub limit: Limit,
+    /// The one relay to use; `None`: any that takes it.
+    pub relay: Option<Located<String>>,
+    /// Hours after which a mail that is still refused with 4xx is given up; `None`: as the instance.
+    pub give_up_hours: Option<u32>,
 }
 
 /// How a body is written.

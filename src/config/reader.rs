@@ -95,7 +95,15 @@ impl<'a> Document<'a> {
 
     /// The top level.
     pub(super) fn root(&self) -> Section<'_> {
-        Section { document: self, name: String::new(), table: Some(self.root.get_ref()), span: None, asked: Vec::new() }
+        Section {
+            document: self,
+            name: String::new(),
+            variables: String::new(),
+            listed: false,
+            table: Some(self.root.get_ref()),
+            span: None,
+            asked: Vec::new(),
+        }
     }
 }
 
@@ -114,6 +122,10 @@ pub(super) struct Section<'a> {
     document: &'a Document<'a>,
     /// `site`; empty for the top level.
     name: String,
+    /// What its variables are called by, `SITE`; empty for the top level.
+    variables: String,
+    /// One of several tables of its name: `[[relay]]`.
+    listed: bool,
     table: Option<&'a DeTable<'a>>,
     /// The table's header, for pointing at what is missing in it.
     span: Option<Range<usize>>,
@@ -145,7 +157,7 @@ impl<'a> Section<'a> {
     /// A table in this table (an empty one where it is missing).
     pub(super) fn section(&mut self, key: &str, report: &mut Report) -> Section<'a> {
         self.asked.push(key.to_owned());
-        let mut section = Section { document: self.document, name: self.path(key), table: None, span: None, asked: Vec::new() };
+        let mut section = self.child(key);
         if let Some((name, value)) = self.entry(key) {
             section.span = Some(header_span(self.document.text, name.span(), value.span()));
             match value.get_ref() {
@@ -159,6 +171,42 @@ impl<'a> Section<'a> {
             }
         }
         section
+    }
+
+    /// The tables of a list of tables, `[[relay]]`.
+    pub(super) fn sections(&mut self, key: &str, report: &mut Report) -> Vec<Section<'a>> {
+        self.asked.push(key.to_owned());
+        let file = &self.document.file;
+        let hint = format!("write `[[{}]]` on a line of its own and its keys below, once for each", self.path(key));
+        let Some((_, value)) = self.entry(key) else { return Vec::new() };
+        let DeValue::Array(members) = value.get_ref() else {
+            report.at(file, value.span(), format!("`{}` must be a list of tables, not {}", self.path(key), kind(value.get_ref())), hint);
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for member in members.iter() {
+            match member.get_ref() {
+                DeValue::Table(table) => {
+                    let span = header_span(self.document.text, member.span(), member.span());
+                    sections.push(Section { listed: true, table: Some(table), span: Some(span), ..self.child(key) });
+                }
+                other => {
+                    let message = format!("`{}` must be a list of tables, not of {}", self.path(key), kind(other));
+                    report.at(file, member.span(), message, hint.clone());
+                }
+            }
+        }
+        sections
+    }
+
+    /// Gives one of several tables the name by which variables reach it: `OPTIN_RELAY__SES__URL`.
+    pub(super) fn call(&mut self, name: &str) {
+        self.variables = format!("{}__{}", self.variables, variable_part(name));
+    }
+
+    fn child(&self, key: &str) -> Section<'a> {
+        let variables = if self.variables.is_empty() { variable_part(key) } else { format!("{}__{}", self.variables, variable_part(key)) };
+        Section { document: self.document, name: self.path(key), variables, listed: false, table: None, span: None, asked: Vec::new() }
     }
 
     /// Every key with its place.
@@ -175,7 +223,7 @@ impl<'a> Section<'a> {
     pub(super) fn raw(&mut self, key: &str, overrides: Option<&mut Overrides<'_>>) -> Option<Raw<'a>> {
         self.asked.push(key.to_owned());
         if let Some(overrides) = overrides {
-            let name = variable_name(&self.name, key);
+            let name = variable_name(&self.variables, key);
             overrides.known.insert(name.clone());
             if let Some(value) = overrides.environment.get(&name) {
                 return Some(Raw::Variable(name, value.to_owned()));
@@ -211,8 +259,11 @@ impl<'a> Section<'a> {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("known here: {}", list(self.asked.iter().map(String::as_str))),
             };
-            let message =
-                if self.name.is_empty() { format!("unknown key `{key}`") } else { format!("unknown key `{key}` in `[{}]`", self.name) };
+            let message = match (self.name.as_str(), self.listed) {
+                ("", _) => format!("unknown key `{key}`"),
+                (name, false) => format!("unknown key `{key}` in `[{name}]`"),
+                (name, true) => format!("unknown key `{key}` in `[[{name}]]`"),
+            };
             report.at(&place.file, place.span, message, hint);
         }
     }
@@ -326,9 +377,14 @@ impl Raw<'_> {
 }
 
 /// `OPTIN_SITE__URL`; `OPTIN_SECRET` at the top level.
-pub(super) fn variable_name(section: &str, key: &str) -> String {
-    let name = if section.is_empty() { key.to_owned() } else { format!("{section}__{key}") };
-    format!("{PREFIX}{}", name.to_ascii_uppercase())
+fn variable_name(section: &str, key: &str) -> String {
+    let key = variable_part(key);
+    if section.is_empty() { format!("{PREFIX}{key}") } else { format!("{PREFIX}{section}__{key}") }
+}
+
+/// A name as part of a variable's: shells know no `-` in one.
+pub(super) fn variable_part(name: &str) -> String {
+    name.to_ascii_uppercase().replace('-', "_")
 }
 
 /// Words as a person lists them: `a`, `b`.
@@ -397,7 +453,7 @@ mod tests {
 
     #[test]
     fn variables_are_named_by_section_and_key() {
-        assert_eq!(variable_name("smtp", "timeout_seconds"), "OPTIN_SMTP__TIMEOUT_SECONDS");
+        assert_eq!(variable_name("SMTP", "timeout_seconds"), "OPTIN_SMTP__TIMEOUT_SECONDS");
         assert_eq!(variable_name("", "secret"), "OPTIN_SECRET");
     }
 }

@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 
 use super::check::{self, Complaint};
 use super::reader::{Document, Overrides, Raw, Report, Section, Value};
-use super::{AttributeType, Delivery, InDoubt, Located, Log, Sender, Site, Smtp};
+use super::{AttributeType, Delivery, DkimKey, InDoubt, Limit, Located, Log, ProviderSettings, Relay, Sender, Site, limits, relays};
 
 /// Declared attributes: each is a column, SQLite allows 2,000 and a row should fit a page.
 const MAX_ATTRIBUTES: usize = 200;
-/// Sessions to one relay at a time: more is never polite and costs memory.
-const MAX_CONNECTIONS: u32 = 1_000;
-/// Seconds of patience with an SMTP reply: RFC 5321 4.5.3.2 asks for up to ten minutes.
-const MAX_TIMEOUT_SECONDS: u32 = 600;
 /// Hours until a refused mail is given up: ten days.
-const MAX_RETRY_HOURS: u32 = 240;
+pub(super) const MAX_RETRY_HOURS: u32 = 240;
 /// Seconds between two tries: one day.
 const MAX_RETRY_SECONDS: u32 = 86_400;
 /// Steps of the retry schedule.
 const MAX_RETRY_STEPS: usize = 20;
+/// Seconds until silence counts as death: below 5 a slow disk would, above 600 a crash stops a send
+/// for longer than a person would.
+const LEASE_SECONDS: std::ops::RangeInclusive<u32> = 5..=600;
 /// The default waits: soon enough for most greylists, then ever more slowly (RFC 5321 4.5.4.1).
 const RETRY_SECONDS: [u32; 6] = [30, 300, 900, 3_600, 7_200, 14_400];
 
@@ -25,7 +24,10 @@ const RETRY_SECONDS: [u32; 6] = [30, 300, 900, 3_600, 7_200, 14_400];
 pub(super) struct Settings {
     pub(super) site: Option<Site>,
     pub(super) database_url: Located<String>,
-    pub(super) smtp: Smtp,
+    pub(super) relays: Vec<Relay>,
+    pub(super) limits: Limit,
+    pub(super) providers: BTreeMap<String, ProviderSettings>,
+    pub(super) dkim: Vec<DkimKey>,
     pub(super) sender: Option<Sender>,
     pub(super) delivery: Delivery,
     pub(super) log: Log,
@@ -42,7 +44,10 @@ pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, repor
     let mut settings = Settings {
         site: site(root.section("site", report), overrides, report),
         database_url: database(root.section("database", report), overrides, report),
-        smtp: smtp(root.section("smtp", report), overrides, report),
+        relays: relays::read(root.section("smtp", report), root.sections("relay", report), overrides, report),
+        limits: limits::limits(root.section("limits", report), overrides, report),
+        providers: limits::providers(root.section("provider", report), overrides, report),
+        dkim: relays::dkim(root.sections("dkim", report), report),
         sender: sender(root.section("sender", report), overrides, report),
         delivery: delivery(root.section("delivery", report), overrides, report),
         log: log(root.section("log", report), overrides, report),
@@ -109,17 +114,6 @@ fn database(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mu
     url.map_or_else(|| Located::default_value("sqlite://optin.db".to_owned()), Value::located)
 }
 
-fn smtp(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Smtp {
-    let url = checked(&mut section, "url", Some(overrides), check::smtp_url, report);
-    let smtp = Smtp {
-        url: url.map_or_else(|| Located::default_value("smtp://127.0.0.1:25".to_owned()), Value::located),
-        connections: number(&mut section, "connections", overrides, 1..=MAX_CONNECTIONS, 20, report),
-        timeout_seconds: number(&mut section, "timeout_seconds", overrides, 1..=MAX_TIMEOUT_SECONDS, 60, report),
-    };
-    section.finish(report);
-    smtp
-}
-
 fn sender(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Option<Sender> {
     let name_hint = "recipients see it: `[sender]`, then `name = \"Tea House\"`";
     let name = required(&mut section, "name", Some(overrides), check::line, name_hint, report);
@@ -139,10 +133,14 @@ fn sender(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut 
 
 fn delivery(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Delivery {
     let in_doubt = |text: &str| check::one_of(text, &[("hold", InDoubt::Hold), ("resend", InDoubt::Resend)]);
+    let timezone = checked(&mut section, "timezone", Some(overrides), check::timezone, report);
     let delivery = Delivery {
         in_doubt: choice(&mut section, "in_doubt", overrides, in_doubt, InDoubt::Hold, report),
         retry_hours: number(&mut section, "retry_hours", overrides, 1..=MAX_RETRY_HOURS, 72, report),
         retry_seconds: retry_seconds(&mut section, overrides, report).unwrap_or_else(|| RETRY_SECONDS.to_vec()),
+        lease_seconds: number(&mut section, "lease_seconds", overrides, LEASE_SECONDS, 30, report),
+        mx_lookups: boolean(&mut section, "mx_lookups", overrides, true, report),
+        timezone: timezone.map_or_else(|| Located::default_value("UTC".to_owned()), Value::located),
     };
     section.finish(report);
     delivery
@@ -211,7 +209,7 @@ fn choice<T>(
     text.and_then(|text| pass(check(&text.value), &text, report)).unwrap_or(default)
 }
 
-fn number(
+pub(super) fn number(
     section: &mut Section<'_>,
     key: &str,
     overrides: &mut Overrides<'_>,
@@ -219,5 +217,41 @@ fn number(
     default: u32,
     report: &mut Report,
 ) -> u32 {
-    section.raw(key, Some(overrides)).and_then(|raw| raw.number(range, report)).unwrap_or(default)
+    number_if(section, key, Some(overrides), range, report).unwrap_or(default)
+}
+
+/// A number that has no default.
+pub(super) fn number_if(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: Option<&mut Overrides<'_>>,
+    range: std::ops::RangeInclusive<u32>,
+    report: &mut Report,
+) -> Option<u32> {
+    section.raw(key, overrides).and_then(|raw| raw.number(range, report))
+}
+
+pub(super) fn boolean(section: &mut Section<'_>, key: &str, overrides: &mut Overrides<'_>, default: bool, report: &mut Report) -> bool {
+    section.raw(key, Some(overrides)).and_then(|raw| raw.boolean(report)).unwrap_or(default)
+}
+
+/// A list of texts that is not empty, each as `check` answers it; `None` when it is missing or
+/// (reported) wrong.
+pub(super) fn texts<T>(
+    section: &mut Section<'_>,
+    key: &str,
+    overrides: Option<&mut Overrides<'_>>,
+    check: impl Fn(&str) -> Result<T, Complaint>,
+    report: &mut Report,
+) -> Option<Vec<T>> {
+    let raw = section.raw(key, overrides)?;
+    let members = raw.members(report)?;
+    if members.is_empty() {
+        report.value(&raw.origin(), "this list is empty", "remove the line, or write what belongs into it");
+        return None;
+    }
+    // Every member is looked at, so that every mistake is reported.
+    let found: Vec<Option<T>> =
+        members.iter().map(|member| member.text(report).and_then(|text| pass(check(&text.value), &text, report))).collect();
+    found.into_iter().collect()
 }

@@ -56,6 +56,7 @@ fn definition(layout: &str, body: &str) -> Definition {
         },
         track_opens: true,
         track_clicks: true,
+        delivery: Default::default(),
     }
 }
 
