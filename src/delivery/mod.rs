@@ -5,6 +5,7 @@ pub mod limit;
 pub mod links;
 pub mod message;
 pub mod mime;
+pub mod mx;
 pub mod ops;
 pub mod provider;
 pub mod question;
