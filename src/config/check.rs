@@ -223,6 +223,15 @@ pub(super) fn log_level(text: &str) -> Result<(), Complaint> {
 }
 
 /// An IANA zone.
+pub(super) fn name_server(text: &str) -> Result<std::net::SocketAddr, Complaint> {
+    text.parse().or_else(|_| {
+        complaint(
+            format!("`{text}` is not the address and port of a name server"),
+            "write `192.0.2.53:53`, or leave the key out to ask the system's",
+        )
+    })
+}
+
 pub(super) fn timezone(text: &str) -> Result<(), Complaint> {
     if text == "recipient" {
         return complaint("a schedule in each recipient's own zone is not known to this version", "name one zone, such as `Asia/Taipei`");

@@ -159,6 +159,8 @@ pub struct Delivery {
     pub lease_seconds: u32,
     /// Look up by DNS which provider is behind a domain that we do not know by name.
     pub mx_lookups: bool,
+    /// The name server for that; `None`: the system's.
+    pub resolver: Option<SocketAddr>,
     /// An IANA zone: where a day of `per_day` and of a warm-up begins.
     pub timezone: Located<String>,
 }

@@ -134,12 +134,14 @@ fn sender(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut 
 fn delivery(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Delivery {
     let in_doubt = |text: &str| check::one_of(text, &[("hold", InDoubt::Hold), ("resend", InDoubt::Resend)]);
     let timezone = checked(&mut section, "timezone", Some(overrides), check::timezone, report);
+    let resolver = checked(&mut section, "resolver", Some(overrides), check::name_server, report);
     let delivery = Delivery {
         in_doubt: choice(&mut section, "in_doubt", overrides, in_doubt, InDoubt::Hold, report),
         retry_hours: number(&mut section, "retry_hours", overrides, 1..=MAX_RETRY_HOURS, 72, report),
         retry_seconds: retry_seconds(&mut section, overrides, report).unwrap_or_else(|| RETRY_SECONDS.to_vec()),
         lease_seconds: number(&mut section, "lease_seconds", overrides, LEASE_SECONDS, 30, report),
         mx_lookups: boolean(&mut section, "mx_lookups", overrides, true, report),
+        resolver: resolver.and_then(|value| value.value.parse().ok()),
         timezone: timezone.map_or_else(|| Located::default_value("UTC".to_owned()), Value::located),
     };
     section.finish(report);

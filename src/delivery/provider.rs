@@ -9,6 +9,8 @@ use std::sync::{LazyLock, PoisonError, RwLock};
 
 use serde::Deserialize;
 
+use crate::config::ProviderSettings;
+
 /// The provider of every domain that nobody knows.
 pub const OTHER: &str = "other";
 
@@ -21,19 +23,26 @@ static TABLE: LazyLock<BTreeMap<String, Entry>> =
 /// What is known of a provider, shipped or from `[provider.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// Address domains.
+struct Entry {
     #[serde(default)]
-    pub domains: Vec<String>,
-    /// Suffixes of MX host names.
+    domains: Vec<String>,
     #[serde(default)]
-    pub mx: Vec<String>,
-    /// Sessions at a time.
-    pub connections: Option<u32>,
-    /// So many mails in so many seconds.
-    pub rate: Option<(u64, u64)>,
-    /// Mails a day.
-    pub per_day: Option<u64>,
+    mx: Vec<String>,
+    connections: Option<u32>,
+    rate: Option<(u64, u64)>,
+    per_day: Option<u64>,
+}
+
+impl From<&ProviderSettings> for Entry {
+    fn from(settings: &ProviderSettings) -> Entry {
+        Entry {
+            domains: settings.domains.clone(),
+            mx: settings.mx.clone(),
+            connections: settings.connections,
+            rate: settings.limit.rate.map(|rate| (rate.mails, rate.per_seconds)),
+            per_day: settings.limit.per_day,
+        }
+    }
 }
 
 /// How a provider wants to be treated. `None`: no limit but the relay's.
@@ -69,7 +78,7 @@ impl Providers {
     /// The shipped table with `overrides` over it: their domains and MX suffixes come on top (and win
     /// where the table says otherwise), a limit given replaces the shipped one. A new name is a new
     /// provider; `other` may have limits too.
-    pub fn new(overrides: &BTreeMap<String, Entry>) -> Providers {
+    pub fn new(overrides: &BTreeMap<String, ProviderSettings>) -> Providers {
         let mut providers = Providers {
             names: Vec::new(),
             manners: Vec::new(),
@@ -78,8 +87,11 @@ impl Providers {
             learned: RwLock::new(HashMap::new()),
         };
         providers.add(OTHER, &Entry::default());
-        for (name, entry) in TABLE.iter().chain(overrides) {
+        for (name, entry) in TABLE.iter() {
             providers.add(name, entry);
+        }
+        for (name, settings) in overrides {
+            providers.add(name, &Entry::from(settings));
         }
         providers
     }
@@ -166,6 +178,7 @@ fn normal(domain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Limit;
 
     #[test]
     fn domains_of_the_world_are_known() {
@@ -250,17 +263,21 @@ mod tests {
 
     #[test]
     fn the_configuration_adds_and_replaces() {
-        let overrides = BTreeMap::from([
-            (
-                "gmail".to_owned(),
-                Entry { connections: Some(2), rate: Some((100, 60)), domains: vec!["Leaf.example".to_owned()], ..Entry::default() },
-            ),
-            (
-                "house".to_owned(),
-                Entry { domains: vec!["gmx.de".to_owned()], mx: vec![".house.example".to_owned()], per_day: Some(9), ..Entry::default() },
-            ),
-            ("other".to_owned(), Entry { connections: Some(3), ..Entry::default() }),
-        ]);
+        let rate = crate::config::Rate { mails: 100, per_seconds: 60 };
+        let gmail = ProviderSettings {
+            connections: Some(2),
+            limit: Limit { rate: Some(rate), per_day: None },
+            domains: vec!["Leaf.example".to_owned()],
+            ..ProviderSettings::default()
+        };
+        let house = ProviderSettings {
+            domains: vec!["gmx.de".to_owned()],
+            mx: vec![".house.example".to_owned()],
+            limit: Limit { rate: None, per_day: Some(9) },
+            ..ProviderSettings::default()
+        };
+        let other = ProviderSettings { connections: Some(3), ..ProviderSettings::default() };
+        let overrides = BTreeMap::from([("gmail".to_owned(), gmail), ("house".to_owned(), house), ("other".to_owned(), other)]);
         let providers = Providers::new(&overrides);
         assert_eq!(providers.manners("gmail"), Manners { connections: Some(2), rate: Some((100, 60)), per_day: None });
         assert_eq!(providers.manners("other").connections, Some(3));

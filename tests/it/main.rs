@@ -18,6 +18,7 @@ mod faults;
 mod harness;
 mod import;
 mod limits;
+mod providers;
 mod python_mail;
 mod segment;
 mod send;

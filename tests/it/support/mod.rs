@@ -2,6 +2,7 @@
 //! server that misbehaves on demand, and a small HTTP client.
 
 pub mod database;
+pub mod dns;
 pub mod http;
 pub mod instance;
 pub mod postgres;
