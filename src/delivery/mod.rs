@@ -1,4 +1,5 @@
 //! How it leaves.
+pub mod dkim;
 pub mod engine;
 pub mod journal;
 pub mod links;
