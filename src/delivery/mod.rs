@@ -2,6 +2,7 @@
 pub mod dkim;
 pub mod engine;
 pub mod journal;
+pub mod limit;
 pub mod links;
 pub mod message;
 pub mod mime;
