@@ -91,7 +91,7 @@ fn every_kind_of_body_and_header_verifies_and_a_change_breaks_it() {
         mail("empty", format!("{HEAD}\r\n")),
         mail("bare", HEAD.to_owned()),
         mail("eight_bit", format!("{HEAD}Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n新茶上市\r\n")),
-        mail("twice", format!("Cc: a@b.example\r\n{HEAD}cc : c@d.example\r\n\r\nx")),
+        mail("twice", format!("Cc: a@b.example\r\n{HEAD}cc: c@d.example\r\n\r\nx")),
     ]);
     let unbroken: Vec<String> = mails.keys().cloned().collect();
     let good = String::from_utf8(mails["dots"].clone()).unwrap();
@@ -174,7 +174,8 @@ fn mails_verify_as_previewed_and_as_received() {
     let keys = [("old", RSA), ("new", OTHER_RSA), ("e", ED25519)];
     let dkim: String = keys.iter().map(|(selector, file)| declaration("tea.example", selector, file)).collect();
     let sink = Sink::start();
-    let instance = shop(&TestDatabase::sqlite(), &dkim).with_smtp(&sink);
+    let database = TestDatabase::sqlite();
+    let instance = shop(&database, &dkim).with_smtp(&sink);
     import_mei(&instance);
     let previewed = instance.optin(&["preview", "weekly", "--to", "mei@example.com"]).exits(0).stdout;
     instance.optin(&["test", "weekly", "--to", "me@tea.example", "--as", "mei@example.com"]).exits(0);
