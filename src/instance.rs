@@ -13,6 +13,7 @@ use crate::contact::{self, Schema};
 use crate::content::message::{MessageDefinition, prepare_message};
 use crate::content::{self, ContentProblem, Part};
 use crate::db::{Db, DbError, OpenOptions};
+use crate::delivery::dkim::{self, KeyPart, Signers};
 use crate::delivery::smtp::SmtpSettings;
 use crate::entropy::Entropy;
 use crate::segment::{self, Catalog, Rule};
@@ -31,6 +32,8 @@ pub struct Instance {
     pub entropy: Entropy,
     /// Signs links.
     pub keys: Keys,
+    /// Signs mails.
+    pub signers: Arc<Signers>,
     /// Declared attributes.
     pub schema: Schema,
     /// What segment rules may speak of.
@@ -82,11 +85,12 @@ impl Instance {
     pub async fn open_with(config: Config, clock: Clock, entropy: Entropy, options: OpenOptions) -> Result<Instance, InstanceError> {
         let secret = config.secret.as_ref().ok_or(InstanceError::NoSecret)?;
         let keys = Keys::new(&secret.value, &config.retired_secrets);
+        let signers = signers(&config).map_err(|list| InstanceError::Config(Problems::new(list, config.sources.clone())))?;
         let schema = Schema::new(&config.attributes);
         let db = Db::open(&config.database_url.value, options).await?;
         contact::ops::ensure_columns(&db, &schema).await?;
         let catalog = Arc::new(Catalog::new(&config));
-        Ok(Instance { config: Arc::new(config), db, clock, entropy, keys, schema, catalog })
+        Ok(Instance { config: Arc::new(config), db, clock, entropy, keys, signers: Arc::new(signers), schema, catalog })
     }
 
     /// The campaign of this name, or what to do instead.
@@ -136,6 +140,7 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
     let schema = Schema::new(&config.attributes);
     let rules = draft.attributes_whole && draft.segments_whole;
     check_site(config, &mut problems);
+    problems.extend(signers(config).err().unwrap_or_default());
     for segment in config.segments.values().filter(|_| rules) {
         if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
             rule_problems(config, &segment.rule, errors, &mut problems);
@@ -186,6 +191,50 @@ fn check_site(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+/// The declared DKIM keys, or what is wrong with them.
+pub fn signers(config: &Config) -> Result<Signers, Vec<Problem>> {
+    Signers::load(&config.dkim, &config.dir).map_err(|problems| {
+        let place = |index: usize, part: KeyPart| {
+            let key = &config.dkim[index];
+            let setting = match part {
+                KeyPart::Domain => &key.domain,
+                KeyPart::File => &key.key_file,
+            };
+            setting.place.as_ref().or(key.place.as_ref())
+        };
+        problems.into_iter().map(|found| config.sources.problem(place(found.index, found.part), found.message, found.hint)).collect()
+    })
+}
+
+/// What may be meant, and should be looked at all the same: nothing stops because of it.
+pub fn warnings(config: &Config) -> Vec<Problem> {
+    let Ok(signers) = signers(config) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    for key in &config.dkim {
+        let file = dkim::key_path(&config.dir, key);
+        if dkim::everybody_may_read(&file) {
+            warnings.push(config.sources.problem(
+                key.key_file.place.as_ref(),
+                format!("every user of this machine may read the private key `{}`", file.display()),
+                format!("take that away: `chmod 600 {}`", file.display()),
+            ));
+        }
+    }
+    // Somebody who signs nothing lets the relay sign; somebody who signs for one sender forgot the other.
+    let senders = std::iter::once(&config.sender).chain(config.campaigns.values().filter_map(|campaign| campaign.sender.as_ref()));
+    for sender in senders.filter(|_| !signers.is_empty()) {
+        let domain = sender.email.rsplit_once('@').map_or("", |(_, domain)| domain);
+        if signers.for_domain(domain).is_none() {
+            warnings.push(config.sources.problem(
+                find_text(config, &sender.email).as_ref(),
+                format!("mails from `{}` leave unsigned: no key is declared for `{domain}`", sender.email),
+                format!("`optin dkim new {domain} --selector NAME` makes one; fine as it is where your mail server signs"),
+            ));
+        }
+    }
+    Problems::new(warnings, config.sources.clone()).list
 }
 
 /// Where a text stands in `optin.toml` (sender addresses carry no place of their own).

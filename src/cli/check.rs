@@ -16,11 +16,16 @@ impl Check {
         let found = instance::load_checked(&context.dir, &context.environment);
         let list: &[Problem] = found.as_ref().map_or_else(|problems| problems.list.as_slice(), |_| &[]);
         if context.out.json {
-            context.out.document(&serde_json::json!({ "problems": list }))?;
+            let warnings = found.as_ref().map_or_else(|_| Vec::new(), instance::warnings);
+            context.out.document(&serde_json::json!({ "problems": list, "warnings": warnings }))?;
         }
         match found {
             Ok(config) => {
                 if !context.out.json {
+                    for warning in instance::warnings(&config) {
+                        let place = format!("{}:{}:{}", warning.file.display(), warning.line, warning.column);
+                        context.out.say(format!("warning: {place}: {}\n  hint: {}", warning.message, warning.hint));
+                    }
                     context.out.data(format!(
                         "{} is fine: {}, {}, {}",
                         context.dir.display(),

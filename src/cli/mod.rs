@@ -4,6 +4,7 @@ mod check;
 mod consent;
 mod contact;
 mod demo;
+mod dkim;
 mod import;
 mod inbound;
 mod init;
@@ -69,6 +70,8 @@ enum Command {
     Send(send::Send),
     /// List, show, pause, resume or cancel runs, and release doubtful mails.
     Run(run::RunCommand),
+    /// Make DKIM keys and show their DNS records.
+    Dkim(dkim::DkimCommand),
     /// Read what came back by mail: requests to unsubscribe.
     Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
@@ -106,6 +109,7 @@ impl Command {
             | Command::Preview(_)
             | Command::Test(_)
             | Command::Run(_)
+            | Command::Dkim(_)
             | Command::Inbound(_)
             | Command::Report(_) => false,
         }
@@ -205,6 +209,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Test(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,
         Command::Run(command) => command.run(&context).await,
+        Command::Dkim(command) => command.run(&context),
         Command::Inbound(command) => command.run(&context).await,
         Command::Report(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,

@@ -59,7 +59,7 @@ impl Preview {
         let contact = contact_by_email(&instance, &self.to).await?;
         let written = write(context, &instance, &self.campaign, &contact).await?;
         let wire = parse_address(&contact.email)?.wire().to_owned();
-        let eml = written.bytes(&instance, &wire, None, context);
+        let eml = written.bytes(&instance, &wire, None, context)?;
         if context.out.json {
             return context.out.document(&json!({
                 "campaign": self.campaign,
@@ -104,7 +104,7 @@ impl Test {
         let contact = contact_by_email(&instance, &self.written_for).await?;
         let written = write(context, &instance, &self.campaign, &contact).await?;
         let to = parse_address(&self.to)?.wire().to_owned();
-        let message = written.bytes(&instance, &to, Some(TEST_MARK), context);
+        let message = written.bytes(&instance, &to, Some(TEST_MARK), context)?;
         let relay = instance.relay().map_err(anyhow::Error::msg)?;
         let failed = |failure: crate::delivery::smtp::Failure| Failure::Refused(format!("the test mail was not sent: {failure}"));
         let mut session = Session::open(&relay, &instance.host()).await.map_err(failed)?;
@@ -130,9 +130,12 @@ struct Written {
 }
 
 impl Written {
-    fn bytes(&self, instance: &Instance, wire: &str, mark: Option<&str>, context: &Context) -> Vec<u8> {
+    fn bytes(&self, instance: &Instance, wire: &str, mark: Option<&str>, context: &Context) -> Result<Vec<u8>, Failure> {
         let links = links(instance, self.topic_id, self.definition.track_opens);
-        self.envelope.message(&self.definition, wire, &self.mail, &links, mark, context.clock.now())
+        let now = context.clock.now();
+        let mut message = self.envelope.message(&self.definition, wire, &self.mail, &links, mark, now);
+        instance.signers.sign(self.envelope.domain(), &mut message, now)?;
+        Ok(message)
     }
 }
 

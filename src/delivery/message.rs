@@ -39,6 +39,11 @@ impl Envelope {
         }
     }
 
+    /// The domain of the From address: who signs.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
     /// The envelope sender (MAIL FROM).
     pub fn return_path(&self) -> &str {
         &self.from_email

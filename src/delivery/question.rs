@@ -1,5 +1,6 @@
 //! Sending a confirmation mail: one message, one [`Invitation`].
 
+use super::dkim::Signers;
 use super::mime::{Header, alternative, date};
 use super::smtp::{Failure, Reply, Session};
 use crate::clock::Time;
@@ -18,6 +19,7 @@ pub async fn send(
     invitation: &Invitation,
     to: &Address,
     sender: &Sender,
+    signers: &Signers,
     mail: &Mail,
     now: Time,
 ) -> Result<Reply, Failure> {
@@ -34,7 +36,11 @@ pub async fn send(
     if let Some(reply_to) = &sender.reply_to {
         headers.push(Header::mailbox("Reply-To", "", reply_to));
     }
-    let message = alternative(&headers, invitation.contact_id() as u64, &mail.text, &mail.html);
+    let mut message = alternative(&headers, invitation.contact_id() as u64, &mail.text, &mail.html);
+    if let Err(problem) = signers.sign(domain, &mut message, now) {
+        // The library has no memory left, at worst: the question is worth more than its signature.
+        tracing::error!(contact = invitation.contact_id(), %problem, "a confirmation mail leaves unsigned");
+    }
     session.envelope(&sender.email, to.wire()).await?;
     session.body(&message).await
 }

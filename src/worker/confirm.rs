@@ -43,7 +43,7 @@ pub(super) async fn send_due(instance: &Arc<Instance>) -> Result<(), RunError> {
         let token = instance.keys.sign(Purpose::Confirm, &[invitation.contact_id(), invitation.topic_id(), invitation.expires().millis()]);
         let link = format!("{}/s/{token}", instance.config.site.url.value);
         let mail = confirmation::write(person.locale.as_deref(), name, sender, &link);
-        match question::send(&mut session, &invitation, &address, sender, &mail, now).await {
+        match question::send(&mut session, &invitation, &address, sender, &instance.signers, &mail, now).await {
             Ok(_) => {
                 let mut tx = instance.db.begin().await?;
                 invitation.sent(&mut tx, instance.clock.now()).await?;

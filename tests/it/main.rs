@@ -13,6 +13,7 @@ mod confirm;
 mod consent;
 mod corpora;
 mod demo;
+mod dkim;
 mod example;
 mod faults;
 mod harness;
