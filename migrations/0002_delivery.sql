@@ -12,12 +12,15 @@ CREATE INDEX delivery_message_due ON delivery (due_at, id) WHERE transactional A
 ALTER TABLE worker ADD COLUMN status TEXT;
 
 -- Token buckets, shared by all nodes. `spent_until` (microseconds) is the theoretical arrival time of
--- GCRA; `used` counts the mails of `day` (days since 1970 in the instance's zone).
+-- GCRA; `used` counts the mails of `day` (days since 1970 in the instance's zone); `taken_at`
+-- (milliseconds) is when mails were last taken, so that a claim that comes back finds out whether the
+-- rate may have them again.
 CREATE TABLE bucket (
   name TEXT NOT NULL,
   spent_until BIGINT NOT NULL,
   day BIGINT NOT NULL,
   used BIGINT NOT NULL,
+  taken_at BIGINT NOT NULL,
   PRIMARY KEY (name)
 ) /* clustered */;
 

@@ -1,6 +1,7 @@
 //! How it leaves.
 pub mod engine;
 pub mod journal;
+pub mod limit;
 pub mod links;
 pub mod message;
 pub mod mime;

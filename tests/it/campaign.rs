@@ -34,6 +34,7 @@ fn definition() -> Definition {
         sender: Sender { name: "T".to_owned(), email: "t@tea.example".to_owned(), reply_to: None, postal_address: "x".to_owned() },
         track_opens: false,
         track_clicks: false,
+        delivery: Default::default(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use optin::config::{AttributeType, BodyKind, Config, Environment, InDoubt, Problems, When, load, scaffold};
+use optin::campaign::Definition;
+use optin::config::{AttributeType, AuthMechanism, BodyKind, Config, Environment, InDoubt, Problems, When, load, scaffold};
 use proptest::prelude::*;
 
 use crate::support::process::repository;
@@ -228,6 +229,175 @@ fn the_harness_builds_instances_that_load() {
     assert_eq!(config.database_url.value, database.url);
     let example = Instance::example(&database).load().unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     assert!(example.campaigns.contains_key("spring-leaves"));
+}
+
+const TEA: (&str, &str) = ("topics.toml", "[tea]\nname = \"Tea\"\n");
+const LETTER: (&str, &str) = ("campaigns/letter.md", "hi");
+
+/// `optin.toml` with more at its end, and a campaign `a` with more at its end.
+fn with_relays(settings: &str, campaign: &str, variables: &[(&str, &str)]) -> Result<Config, Problems> {
+    let campaign = format!("topic = \"tea\"\nsubject = \"s\"\nbody = \"letter.md\"\n{campaign}");
+    load_files(&[("optin.toml", &format!("{OPTIN_TOML}{settings}")), TEA, LETTER, ("campaigns/a.toml", &campaign)], variables)
+}
+
+fn names(config: &Config) -> Vec<&str> {
+    config.relays.iter().map(|relay| relay.name.as_str()).collect()
+}
+
+/// A line of the example with its `# `, where it is a key or a table and no sentence.
+fn uncommented(line: &str) -> &str {
+    let key = |rest: &str| rest.split_once(" = ").is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    match line.strip_prefix("# ") {
+        Some(rest) if !rest.contains("secret") && (rest.starts_with('[') || key(rest)) => rest,
+        _ => line,
+    }
+}
+
+#[test]
+fn every_key_that_the_example_shows_as_a_comment_is_one() {
+    let example = std::fs::read_to_string(repository().join("config/optin.toml")).unwrap();
+    let lines: Vec<&str> = example.lines().map(uncommented).collect();
+    let config = load_files(&[("optin.toml", &lines.join("\n"))], &[]).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    assert_eq!(names(&config), ["default", "ses"]);
+    let [default, ses] = &config.relays[..] else { panic!() };
+    assert_eq!((default.limit.rate, default.limit.per_day), (Some("50/s".parse().unwrap()), Some(50_000)));
+    assert_eq!((default.auth, default.ca_file.is_some()), (Some(AuthMechanism::Plain), true));
+    let warm_up = default.warm_up.as_ref().unwrap();
+    assert_eq!((warm_up.start.to_string().as_str(), warm_up.per_day.len()), ("2026-12-01", 10));
+    assert_eq!((ses.weight, ses.backup, ses.campaigns, ses.messages), (3, false, true, true));
+    assert_eq!(config.providers["gmail"].connections, Some(10));
+    assert_eq!((config.limits.per_day, config.dkim[0].selector.value.as_str()), (Some(100_000), "s1"));
+    let campaign = std::fs::read_to_string(repository().join("config/campaigns/spring-leaves.toml")).unwrap();
+    for key in ["rate", "per_day", "relay", "give_up_hours"] {
+        assert!(campaign.contains(&format!("# {key} = ")), "{key}");
+    }
+}
+
+#[test]
+fn the_default_relay_is_there_when_it_is_named_or_alone() {
+    let ses = "[[relay]]\nname = \"ses\"\nurl = \"smtp://ses.example\"\n";
+    assert_eq!(names(&with_relays("", "", &[]).unwrap()), ["default"]);
+    assert_eq!(names(&with_relays("[smtp]\n", "", &[]).unwrap()), ["default"]);
+    let only = with_relays(ses, "", &[]).unwrap();
+    assert_eq!((names(&only), only.smtp.url.value.as_str()), (vec!["ses"], "smtp://ses.example"));
+    assert_eq!(names(&with_relays(ses, "", &[("OPTIN_SMTP__URL", "smtp://here.example")]).unwrap()), ["default", "ses"]);
+    assert_eq!(names(&with_relays(&format!("[smtp]\n{ses}"), "", &[]).unwrap()), ["default", "ses"]);
+}
+
+#[test]
+fn variables_reach_relays_and_providers_by_name() {
+    let settings = "[[relay]]\nname = \"eu-1\"\nurl = \"smtp://a.example\"\n[provider.gmail]\nrate = \"5/s\"\n";
+    let config = with_relays(
+        settings,
+        "",
+        &[
+            ("OPTIN_RELAY__EU_1__URL", "smtp://b.example"),
+            ("OPTIN_RELAY__EU_1__LANES", "messages, campaigns"),
+            ("OPTIN_RELAY__EU_1__SENDER_DOMAINS", "Tea.example,茶.example"),
+            ("OPTIN_RELAY__EU_1__WARM_UP__START", "2026-12-01"),
+            ("OPTIN_RELAY__EU_1__WARM_UP__PER_DAY", "50, 50, 100"),
+            ("OPTIN_PROVIDER__GMAIL__RATE", "7/min"),
+            ("OPTIN_LIMITS__RATE", "9/h"),
+            ("OPTIN_DELIVERY__LEASE_SECONDS", "5"),
+            ("OPTIN_DELIVERY__MX_LOOKUPS", "false"),
+            ("OPTIN_DELIVERY__TIMEZONE", "Asia/Taipei"),
+        ],
+    )
+    .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let relay = &config.relays[0];
+    assert_eq!((relay.name.as_str(), relay.url.value.as_str()), ("eu-1", "smtp://b.example"));
+    assert_eq!(relay.sender_domains, ["tea.example", "xn--cl1a.example"]);
+    assert!(relay.serves("TEA.example") && relay.serves("茶.example") && !relay.serves("news.tea.example"));
+    assert_eq!(relay.warm_up.as_ref().map(|warm_up| warm_up.per_day.clone()), Some(vec![50, 50, 100]));
+    assert_eq!(config.providers["gmail"].limit.rate.unwrap().to_string(), "7/min");
+    assert_eq!(config.limits.rate.unwrap().to_string(), "9/h");
+    let delivery = &config.delivery;
+    assert_eq!((delivery.lease_seconds, delivery.mx_lookups, delivery.timezone.value.as_str()), (5, false, "Asia/Taipei"));
+    let problems = with_relays(settings, "", &[("OPTIN_RELAY__EU1__URL", "smtp://b.example")]).unwrap_err();
+    assert!(short(&problems)[0].contains("did you mean `OPTIN_RELAY__EU_1__URL`?"), "{:?}", short(&problems));
+}
+
+#[test]
+fn mistakes_in_relays_and_limits_have_a_place_and_a_way_out() {
+    let relay = |more: &str| format!("[[relay]]\nname = \"a\"\nurl = \"smtp://a.example\"\n{more}\n");
+    for (settings, expected) in [
+        ("relay = 3".to_owned(), "unknown key `relay` in `[sender]`"),
+        ("[relay]\nname = \"a\"".to_owned(), "`relay` must be a list of tables, not a table (write `[[relay]]`"),
+        ("[[relay]]\nurl = \"smtp://a.example\"".to_owned(), "optin.toml:7:1 `relay.name` is missing (campaigns and reports"),
+        ("[[relay]]\nname = \"a\"".to_owned(), "`relay.url` is missing"),
+        (relay("urll = 1"), "optin.toml:10:1 unknown key `urll` in `[[relay]]` (did you mean `url`?)"),
+        (relay("") + &relay(""), "optin.toml:12:9 there are two relays `a`"),
+        (relay("").replace("\"a\"", "\"a-b\"") + &relay("").replace("\"a\"", "\"a_b\""), "the variables of the relays `a-b` and `a_b`"),
+        (relay("").replace("\"a\"", "\"default\""), "`default` is the relay of `[smtp]`"),
+        (relay("").replace("\"a\"", "\"A b\""), "`A b` cannot be the name of a relay"),
+        (relay("weight = 0"), "`0` is not a whole number from 1 to 1000"),
+        (relay("lanes = []"), "this list is empty"),
+        (relay("lanes = [\"campaign\"]"), "unknown value `campaign` (did you mean `campaigns`?)"),
+        (relay("auth = \"cram-md5\""), "unknown value `cram-md5`"),
+        (relay("backup = \"yes\""), "expected `true` or `false`"),
+        (relay("rate = \"5/d\""), "`5/d` is not a rate (a day's number of mails has its own key: `per_day = 5`)"),
+        (relay("rate = 5"), "expected text, found a whole number"),
+        (relay("per_day = 0"), "is not a whole number from 1 to"),
+        (relay("sender_domains = [\"a@tea.example\", \"tea.example\"]"), "`a@tea.example` is not a domain"),
+        (relay("warm_up = { per_day = [5] }"), "`relay.warm_up.start` is missing"),
+        (relay("warm_up = { start = 2026-12-01 }"), "`relay.warm_up.per_day` is missing"),
+        (relay("warm_up = { start = 2026-12-01, per_day = [] }"), "a warm-up has 1 to 366 days, not 0"),
+        (relay("warm_up = { start = 2026-12-01, per_day = [100, 50] }"), "the plan goes down, from 100 to 50"),
+        (relay("warm_up = { start = 2026-12-01T09:00:00, per_day = [5] }"), "is not a day"),
+        (relay("[relay.warm_up]\nstart = \"soon\"\nper_day = [5]"), "optin.toml:11:10 `soon` is not a day"),
+        ("[limits]\nrate = \"fast\"".to_owned(), "`fast` is not a rate (write `100/s`"),
+        ("[limits]\nratee = \"1/s\"".to_owned(), "unknown key `ratee` in `[limits]` (did you mean `rate`?)"),
+        ("[delivery]\nlease_seconds = 4".to_owned(), "is not a whole number from 5 to 600"),
+        ("[delivery]\ntimezone = \"Asia/Tapei\"".to_owned(), "did you mean `Asia/Taipei`?"),
+        ("[provider.other]\ndomains = [\"a.example\"]".to_owned(), "`other` is every domain that belongs to no provider"),
+        (
+            "[provider.a]\ndomains = [\"A.example\"]\n[provider.b]\ndomains = [\"a.example\"]".to_owned(),
+            "`a.example` stands in `domains` of two providers",
+        ),
+        ("[provider.Gmail]\nrate = \"1/s\"".to_owned(), "`Gmail` cannot be the name of a provider"),
+        ("[[dkim]]\ndomain = \"tea.example\"\nselector = \"s 1\"\nkey_file = \"k\"".to_owned(), "`s 1` is not a selector"),
+        ("[[dkim]]\ndomain = \"tea.example\"\nselector = \"s\"".to_owned(), "`dkim.key_file` is missing"),
+        ("[[dkim]]\ndomain = \"tea.example\"\nselector = \"s\"\nkey_file = \"k\"\n".repeat(2), "two keys `s` of `tea.example`"),
+    ] {
+        let settings = format!("{OPTIN_TOML}{settings}");
+        one_problem(&[("optin.toml", &settings)], &[], expected);
+    }
+}
+
+#[test]
+fn every_mail_finds_a_relay_or_the_check_says_why_not() {
+    let relay = |name: &str, more: &str| format!("[[relay]]\nname = \"{name}\"\nurl = \"smtp://a.example\"\n{more}\n");
+    let both = relay("one", "sender_domains = [\"coffee.example\"]") + &relay("two", "lanes = [\"messages\"]");
+    let other_sender = "[sender]\nname = \"C\"\nemail = \"c@COFFEE.example\"\npostal_address = \"x\"\n";
+    assert!(with_relays(&both, other_sender, &[]).is_ok());
+    for (settings, campaign, expected) in [
+        (both.clone(), "", "a.toml:0:0 no relay takes the campaign `a`: it is sent from `letters@tea.example` (add `tea.example`"),
+        (both.clone(), "[delivery]\nrelay = \"on\"\n", "a.toml:5:10 there is no relay `on` (did you mean `one`?)"),
+        (both.clone(), "[delivery]\nrelay = \"one\"\n", "the relay `one` takes nothing from `letters@tea.example`"),
+        (both.clone(), "[delivery]\nrelay = \"two\"\n", "the relay `two` takes no campaigns"),
+        (relay("one", "lanes = [\"campaigns\"]"), "", "optin.toml:7:1 no relay takes messages from `tea.example`"),
+        (String::new(), "[delivery]\nrate = \"5/d\"\n", "`5/d` is not a rate"),
+        (String::new(), "[delivery]\ngive_up_hours = 0\n", "is not a whole number from 1 to 240"),
+        (String::new(), "[delivery]\nrelays = \"default\"\n", "unknown key `relays` in `[delivery]` (did you mean `relay`?)"),
+    ] {
+        let found = short(&with_relays(&settings, campaign, &[]).unwrap_err());
+        assert!(found.len() == 1 && found[0].contains(expected), "expected `{expected}`, found {found:#?}");
+    }
+}
+
+#[test]
+fn what_a_campaign_says_about_its_delivery_is_frozen_with_it_and_old_runs_can_still_be_read() {
+    let silent = with_relays("", "", &[]).unwrap();
+    let silent = Definition::new(&silent, &silent.campaigns["a"]);
+    // Exactly what was stored before there was such a table: the hash stays too.
+    assert!(!silent.to_json().contains("delivery"), "{}", silent.to_json());
+    assert_eq!(serde_json::from_str::<Definition>(&silent.to_json()).unwrap(), silent);
+    let loud = "[delivery]\nrate = \"20/min\"\nper_day = 5\nrelay = \"default\"\ngive_up_hours = 3\n";
+    let loud = with_relays("", loud, &[]).unwrap();
+    let loud = Definition::new(&loud, &loud.campaigns["a"]);
+    assert!(loud.to_json().contains(r#""delivery":{"limit":{"rate":"20/min","per_day":5},"relay":"default","give_up_hours":3}"#));
+    assert_eq!(serde_json::from_str::<Definition>(&loud.to_json()).unwrap(), loud);
+    assert_ne!(loud.hash(), silent.hash());
 }
 
 proptest! {

@@ -65,6 +65,7 @@ fn real_templates_are_prepared_or_refused_with_a_reason() {
             },
             track_opens: true,
             track_clicks: true,
+            delivery: Default::default(),
         };
         match optin::content::prepare(&definition, &Schema::default()) {
             Ok(_) => prepared += 1,
