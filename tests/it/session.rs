@@ -202,7 +202,8 @@ async fn a_chained_mail_and_the_next_envelope_are_told_apart() {
             if *useful {
                 assert!(last.is_ok() && session.is_alive(), "{name} {last:?}");
                 // The answer to the second message: without pipelining there was no empty one.
-                let expected = if ehlo == "SIZE" && answers.iter().any(|(verb, at, _)| (*verb, *at) == (".", 2)) { "554 Final" } else { "250" };
+                let expected =
+                    if ehlo == "SIZE" && answers.iter().any(|(verb, at, _)| (*verb, *at) == (".", 2)) { "554 Final" } else { "250" };
                 assert_eq!(old(&session.body(b"c").await), expected, "{name}");
             } else {
                 let after = session.envelope(FROM, "c@customer.example").await.unwrap_err();
