@@ -375,7 +375,7 @@ fn a_relay_that_cannot_be_trusted_or_entered_is_named_and_costs_nobody_a_bounce(
         let database = TestDatabase::sqlite();
         let shop = variables.iter().fold(tls_shop(&database, &sink, url), |shop, (key, value)| shop.with_env(key, value));
         people(&shop, 2);
-        let output = send(&shop, &["--wait", "4"]);
+        let output = send(&shop, &["--wait", "1"]);
         let summary = output.json();
         assert_eq!((&summary["due"], &summary["bounced"], &summary["failed"]), (&2.into(), &0.into(), &0.into()), "{url}: {output}");
         assert!(output.stderr.contains(said), "{said}: {output}");
