@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
@@ -113,7 +112,8 @@ impl Instance {
 
     /// The relay to send through.
     pub fn relay(&self) -> Result<SmtpSettings, String> {
-        SmtpSettings::parse(&self.config.smtp.url.value, Duration::from_secs(u64::from(self.config.smtp.timeout_seconds)))
+        let relay = self.config.relays.first().ok_or("there is no relay; write `[smtp]` in optin.toml")?;
+        SmtpSettings::from_relay(relay, &self.config.dir).map_err(|problem| problem.to_string())
     }
 
     /// The host name of the site: what we greet relays with.
@@ -171,9 +171,9 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
 
 fn check_site(config: &Config, problems: &mut Vec<Problem>) {
     for relay in &config.relays {
-        if let Err(message) = SmtpSettings::parse(&relay.url.value, Duration::from_secs(1)) {
-            let hint = "write `smtp://user:password@host:port` or `smtps://host`";
-            problems.push(config.sources.problem(relay.url.place.as_ref(), message, hint));
+        if let Err(problem) = SmtpSettings::from_relay(relay, &config.dir) {
+            let hint = "relays are written as `smtp://user:password@host:587?tls=required` or `smtps://host`";
+            problems.push(config.sources.problem(problem.place.as_ref(), problem.message, hint));
         }
     }
     let senders = std::iter::once(&config.sender)

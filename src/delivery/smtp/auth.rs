@@ -5,15 +5,14 @@ use base64::engine::general_purpose::STANDARD;
 use lettre::transport::smtp::client::AsyncSmtpConnection;
 
 use super::reply::{Failure, Reply, Stage, judge};
-use super::settings::{AuthMechanism, Login};
+use super::settings::Login;
+use crate::config::AuthMechanism;
 
-impl AuthMechanism {
-    fn name(self) -> &'static str {
-        match self {
-            AuthMechanism::Plain => "PLAIN",
-            AuthMechanism::Login => "LOGIN",
-            AuthMechanism::Xoauth2 => "XOAUTH2",
-        }
+fn name(mechanism: AuthMechanism) -> &'static str {
+    match mechanism {
+        AuthMechanism::Plain => "PLAIN",
+        AuthMechanism::Login => "LOGIN",
+        AuthMechanism::Xoauth2 => "XOAUTH2",
     }
 }
 
@@ -34,8 +33,8 @@ pub(super) fn choose(asked: Option<AuthMechanism>, offers: &[String], encrypted:
         return Err(format!("the server offers no AUTH; {hint}"));
     }
     let wanted = asked.map_or_else(|| vec![AuthMechanism::Plain, AuthMechanism::Login], |asked| vec![asked]);
-    wanted.iter().copied().find(|mechanism| offered.iter().any(|word| word == mechanism.name())).ok_or_else(|| {
-        let wanted: Vec<&str> = wanted.iter().map(|mechanism| mechanism.name()).collect();
+    wanted.iter().copied().find(|mechanism| offered.iter().any(|word| word == name(*mechanism))).ok_or_else(|| {
+        let wanted: Vec<&str> = wanted.iter().map(|mechanism| name(*mechanism)).collect();
         format!("the server offers AUTH {}, not {}; see the relay's `auth`", offered.join(" "), wanted.join(" or "))
     })
 }
@@ -84,7 +83,7 @@ pub(super) async fn log_in(connection: &mut AsyncSmtpConnection, mechanism: Auth
 }
 
 fn refused(mechanism: AuthMechanism, user: &str, reply: &str, said: &str) -> Failure {
-    Failure::broken(Stage::Connect, format!("the relay refused the login of `{user}` (AUTH {}): {reply}{said}", mechanism.name()))
+    Failure::broken(Stage::Connect, format!("the relay refused the login of `{user}` (AUTH {}): {reply}{said}", name(mechanism)))
 }
 
 #[cfg(test)]

@@ -15,4 +15,4 @@ mod wire;
 
 pub use reply::{Failure, Reply, Stage};
 pub use session::Session;
-pub use settings::{AuthMechanism, SmtpSettings};
+pub use settings::{SettingsProblem, SmtpSettings};

@@ -1,6 +1,7 @@
 //! How a relay is reached, from its URL.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 
 use super::tls;
+use crate::config::{AuthMechanism, Place, Relay};
 
 /// How a relay is reached.
 #[derive(Clone)]
@@ -32,15 +34,19 @@ pub(super) struct Login {
     pub(super) password: String,
 }
 
-/// A way to sign in (SASL, RFC 4954).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthMechanism {
-    /// User and password at once (RFC 4616).
-    Plain,
-    /// User and password, one after the other.
-    Login,
-    /// A token of OAuth 2.0 stands where the password does.
-    Xoauth2,
+/// Why a relay's settings cannot be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SettingsProblem {
+    /// Where the mistake stands, if in a file.
+    pub place: Option<Place>,
+    /// What is wrong, and what to write instead.
+    pub message: String,
+}
+
+impl fmt::Display for SettingsProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +134,26 @@ impl SmtpSettings {
             authorities: Vec::new(),
             client: Arc::default(),
         })
+    }
+
+    /// The settings of a relay of the configuration in `config_dir`, where a relative `ca_file` starts.
+    ///
+    /// # Errors
+    /// What is wrong with its URL, its `ca_file` or its `auth`.
+    pub fn from_relay(relay: &Relay, config_dir: &Path) -> Result<SmtpSettings, SettingsProblem> {
+        let at = |place: &Option<Place>, message: String| SettingsProblem { place: place.clone(), message };
+        let timeout = Duration::from_secs(u64::from(relay.timeout_seconds));
+        let mut settings = SmtpSettings::parse(&relay.url.value, timeout).map_err(|message| at(&relay.url.place, message))?;
+        if let Some(file) = &relay.ca_file {
+            let path = config_dir.join(&file.value);
+            let pem = std::fs::read(&path).map_err(|error| at(&file.place, format!("cannot read `{}`: {error}", path.display())))?;
+            let named = |message| at(&file.place, format!("`{}`: {message}", file.value));
+            settings = settings.with_ca(&pem).map_err(named)?;
+        }
+        if let Some(mechanism) = relay.auth {
+            settings = settings.with_auth(mechanism).map_err(|message| at(&relay.url.place, message))?;
+        }
+        Ok(settings)
     }
 
     /// Trusts the authorities of a PEM file besides the web's.
