@@ -22,11 +22,12 @@ impl Check {
             Ok(config) => {
                 if !context.out.json {
                     context.out.data(format!(
-                        "{} is fine: {}, {}, {}",
+                        "{} is fine: {}, {}, {}, {}",
                         context.dir.display(),
                         counted(config.topics.len() as i64, "topic"),
                         counted(config.segments.len() as i64, "segment"),
-                        counted(config.campaigns.len() as i64, "campaign")
+                        counted(config.campaigns.len() as i64, "campaign"),
+                        counted(config.messages.len() as i64, "message template")
                     ));
                 }
                 Ok(())

@@ -7,6 +7,7 @@ mod demo;
 mod import;
 mod inbound;
 mod init;
+mod message;
 mod out;
 mod preview;
 mod report;
@@ -14,6 +15,7 @@ mod run;
 mod segment;
 mod send;
 mod serve;
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -73,6 +75,10 @@ enum Command {
     Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
     Report(report::Report),
+    /// Queue transactional messages and see how they fare.
+    Message(message::MessageCommand),
+    /// Make, list and revoke tokens of the API.
+    Token(token::TokenCommand),
     /// Run schedules, sender and web until SIGTERM.
     Serve(serve::Serve),
     /// Show the whole job on sample data with a built-in inbox.
@@ -107,6 +113,8 @@ impl Command {
             | Command::Test(_)
             | Command::Run(_)
             | Command::Inbound(_)
+            | Command::Message(_)
+            | Command::Token(_)
             | Command::Report(_) => false,
         }
     }
@@ -207,6 +215,8 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Run(command) => command.run(&context).await,
         Command::Inbound(command) => command.run(&context).await,
         Command::Report(command) => command.run(&context).await,
+        Command::Message(command) => command.run(&context).await,
+        Command::Token(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
     }

@@ -17,6 +17,7 @@ mod example;
 mod faults;
 mod harness;
 mod import;
+mod messages;
 mod python_mail;
 mod segment;
 mod send;
