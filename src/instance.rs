@@ -13,6 +13,7 @@ use crate::content::message::{MessageDefinition, prepare_message};
 use crate::content::{self, ContentProblem, Part};
 use crate::db::{Db, DbError, OpenOptions};
 use crate::delivery::dkim::{self, KeyPart, Signers};
+use crate::delivery::messages::Intake;
 use crate::delivery::smtp::SmtpSettings;
 use crate::entropy::Entropy;
 use crate::segment::{self, Catalog, Rule};
@@ -108,6 +109,13 @@ impl Instance {
     /// The rule behind a campaign's audience.
     pub fn audience(&self, audience: Option<&str>) -> Result<Rule, Vec<segment::SegmentError>> {
         audience.map_or_else(|| Ok(Rule::everyone()), |source| segment::rule(source, &self.catalog))
+    }
+
+    /// Accepts transactional messages.
+    pub fn message_intake(&self) -> Intake {
+        // Until a domain's provider is known, its mails count as anybody's.
+        let provider_of = Arc::new(|_: &str| "other".to_owned());
+        Intake::new(self.config.clone(), self.db.clone(), self.schema.clone(), self.entropy.clone(), provider_of)
     }
 
     /// The relay to send through.

@@ -27,11 +27,12 @@ impl Check {
                         context.out.say(format!("warning: {place}: {}\n  hint: {}", warning.message, warning.hint));
                     }
                     context.out.data(format!(
-                        "{} is fine: {}, {}, {}",
+                        "{} is fine: {}, {}, {}, {}",
                         context.dir.display(),
                         counted(config.topics.len() as i64, "topic"),
                         counted(config.segments.len() as i64, "segment"),
-                        counted(config.campaigns.len() as i64, "campaign")
+                        counted(config.campaigns.len() as i64, "campaign"),
+                        counted(config.messages.len() as i64, "message template")
                     ));
                 }
                 Ok(())

@@ -8,6 +8,7 @@ mod dkim;
 mod import;
 mod inbound;
 mod init;
+mod message;
 mod out;
 mod preview;
 mod report;
@@ -15,6 +16,7 @@ mod run;
 mod segment;
 mod send;
 mod serve;
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -76,6 +78,10 @@ enum Command {
     Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
     Report(report::Report),
+    /// Queue transactional messages and see how they fare.
+    Message(message::MessageCommand),
+    /// Make, list and revoke tokens of the API.
+    Token(token::TokenCommand),
     /// Run schedules, sender and web until SIGTERM.
     Serve(serve::Serve),
     /// Show the whole job on sample data with a built-in inbox.
@@ -111,6 +117,8 @@ impl Command {
             | Command::Run(_)
             | Command::Dkim(_)
             | Command::Inbound(_)
+            | Command::Message(_)
+            | Command::Token(_)
             | Command::Report(_) => false,
         }
     }
@@ -212,6 +220,8 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Dkim(command) => command.run(&context),
         Command::Inbound(command) => command.run(&context).await,
         Command::Report(command) => command.run(&context).await,
+        Command::Message(command) => command.run(&context).await,
+        Command::Token(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
     }

@@ -13,6 +13,8 @@ const FILES: &[(&str, &str)] = &[
     ("campaigns/first-flush-offer.md", include_str!("../../config/campaigns/first-flush-offer.md")),
     ("campaigns/tuesday-letter.toml", include_str!("../../config/campaigns/tuesday-letter.toml")),
     ("campaigns/tuesday-letter.mjml", include_str!("../../config/campaigns/tuesday-letter.mjml")),
+    ("messages/order-confirmation.toml", include_str!("../../config/messages/order-confirmation.toml")),
+    ("messages/order-confirmation.md", include_str!("../../config/messages/order-confirmation.md")),
     ("layouts/README.md", include_str!("../../config/layouts/README.md")),
 ];
 

@@ -43,6 +43,10 @@ pub(super) fn prepare_for(lane: Lane, definition: &Definition, schema: &Schema) 
 
 fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
     let mut environment = environment::sandbox();
+    if lane == Lane::Messages {
+        // What a caller may leave out of `data` is false in `{% if %}`; printing it is still a mistake.
+        environment.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
+    }
     let mut problems = check_sources(lane, definition, schema, &environment);
     if !problems.is_empty() {
         return Err(problems);

@@ -165,6 +165,27 @@ impl Status {
     }
 }
 
+impl Status {
+    /// As callers read it; the id is text, because it is longer than JSON numbers are exact.
+    pub fn document(&self) -> Value {
+        let waits = matches!(self.state, State::Due | State::Deferred);
+        serde_json::json!({
+            "id": self.id.to_string(),
+            "state": self.state_name(),
+            "reason": self.reason,
+            "attempts": self.attempts,
+            "reply": self.reply,
+            "to": self.to,
+            "template": self.template,
+            "client": self.client,
+            "created_at": self.created_at.to_string(),
+            "due_at": waits.then(|| self.due_at.to_string()),
+            "changed_at": self.changed_at.to_string(),
+            "expires_at": self.expires_at.to_string(),
+        })
+    }
+}
+
 /// Where a message is; `None` where there is no such message.
 pub async fn status(db: &mut impl Connection, id: i64) -> Result<Option<Status>, DbError> {
     sql::status(db, id).await

@@ -185,7 +185,7 @@ pub struct Recent {
     pub at: String,
     /// `sent`, `bounced`, `open`, `click` and so on.
     pub what: String,
-    /// Which campaign.
+    /// Which campaign, or which template of messages.
     pub campaign: String,
     /// Reason, reply or verdict.
     pub detail: Option<String>,
@@ -196,6 +196,17 @@ pub async fn recent(db: &mut impl Connection, contact_id: i64, limit: i64) -> Re
     let mut found: Vec<(Time, Recent)> = Vec::new();
     for (campaign, state, reason, reply, at) in delivery::ops::of_contact(db, contact_id, limit).await? {
         found.push((at, Recent { at: at.to_string(), what: state, campaign, detail: reply.or(reason) }));
+    }
+    for message in delivery::messages::latest(db, Some(contact_id), limit).await? {
+        found.push((
+            message.changed_at,
+            Recent {
+                at: message.changed_at.to_string(),
+                what: message.state_name().to_owned(),
+                campaign: message.template.unwrap_or_else(|| "message".to_owned()),
+                detail: message.reply.or(message.reason),
+            },
+        ));
     }
     let hits = db
         .rows(

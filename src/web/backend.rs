@@ -30,6 +30,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         sender: instance.config.sender.clone(),
         topics: instance.config.topics.clone(),
         recorder,
+        intake: Some(instance.message_intake()),
         permission: Arc::new(Consents { instance: instance.clone() }),
         instance: inbox.is_some().then(|| instance.clone()),
         views: Arc::new(Views { instance, contents: Mutex::default() }),

@@ -1,10 +1,11 @@
-//! The only HTTP: recipients' pages and links, health, and the development inbox.
+//! The only HTTP: recipients' pages and links, the API, health, and the development inbox.
 //!
 //! A recipient's page never fails them: it needs no login, cookie or script, a GET changes nothing,
 //! and a change is committed before the answer. Behind a reverse proxy on the same machine the
 //! client's address is the last one of `X-Forwarded-For`; from any other peer that header is
 //! ignored, because anybody can write it.
 
+pub mod api;
 pub mod backend;
 mod console;
 pub mod inbox;
@@ -28,6 +29,7 @@ use axum::routing::get;
 use crate::clock::Clock;
 use crate::config::{Sender, Topic};
 use crate::db::Db;
+use crate::delivery::messages::Intake;
 use crate::token::Keys;
 use crate::tracking::Recorder;
 
@@ -54,6 +56,8 @@ pub struct App {
     pub permission: Arc<dyn seam::Permission>,
     /// Renders mails again.
     pub views: Arc<dyn seam::ViewSource>,
+    /// Takes messages over the API; without it there is no API.
+    pub intake: Option<Intake>,
     /// The development inbox, where it runs.
     pub inbox: Option<inbox::Inbox>,
     /// The instance behind the report pages, which stand beside the inbox only.
@@ -93,6 +97,9 @@ pub fn router(app: App) -> Router {
         .route("/p/{token}", get(public::preferences::page).post(public::preferences::submit))
         .route("/s/{token}", get(public::confirm::page).post(public::confirm::submit))
         .fallback(public::not_found);
+    if app.intake.is_some() {
+        routes = routes.merge(api::routes());
+    }
     if let Some(inbox) = &app.inbox {
         routes = routes.merge(inbox::pages::routes(inbox.clone()));
         if let Some(instance) = &app.instance {

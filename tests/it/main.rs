@@ -20,6 +20,7 @@ mod harness;
 mod import;
 mod limits;
 mod providers;
+mod messages;
 mod python_mail;
 mod segment;
 mod send;

@@ -175,6 +175,7 @@ async fn site(database: &TestDatabase) -> Site {
     let topic = |name: &str| Topic { place: None, name: name.to_owned(), description: "每週二".to_owned(), double_opt_in: true };
     let app = App {
         instance: None,
+        intake: None,
         db: db.clone(),
         clock: clock.clone(),
         keys: keys.clone(),
