@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod db;
 pub mod entropy;
+pub mod fault;
 pub mod telemetry;
 pub mod text;
 pub mod token;
