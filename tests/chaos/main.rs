@@ -91,7 +91,7 @@ fn scenarios() -> Vec<Scenario> {
     add("database link of one node down", several, several, Box::new(trouble::link_down));
     add("killed at random", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, false)));
     add("killed at random, doubtful sent again", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, true)));
-    for (step, passes, _) in kills::STEPS {
+    for (step, passes) in kills::STEPS {
         add(&format!("killed at {step}"), EVERYWHERE, &[SQLITE, NODES], Box::new(|s, f| kills::step(s, f, step, *passes)));
     }
     add("stopped with SIGTERM", EVERYWHERE, EVERYWHERE, Box::new(kills::sigterm));

@@ -47,7 +47,6 @@ type Wiring = Box<dyn Fn(Call, usize) -> Call + Send>;
 
 /// Everything of one scenario. Dropped, it ends all its processes.
 pub struct Stage {
-    pub setting: Setting,
     pub people: usize,
     pub receiver: Receiver,
     pub shop: Instance,
@@ -93,7 +92,6 @@ impl Stage {
         assert_eq!(shop.optin(&import).exits(0).json()["added"], people);
         Stage {
             nodes: (0..setting.nodes).map(|_| None).collect(),
-            setting,
             people,
             receiver,
             shop,
@@ -160,11 +158,6 @@ impl Stage {
         }
     }
 
-    /// Waits for the end of node `index` and takes it away. Answers its output.
-    pub fn ended(&mut self, index: usize, seconds: u64) -> (i32, Vec<String>) {
-        self.nodes[index].take().expect("it was started").wait(seconds)
-    }
-
     /// The newest run; `None` while the database does not answer.
     pub fn run(&self) -> Option<Value> {
         let output = self.shop.optin(&["run", "list", "--json"]);
@@ -182,7 +175,7 @@ impl Stage {
     }
 
     /// Waits until the run is done.
-    pub fn finish(&self) {
+    pub fn finish(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
         loop {
             let run = self.run();
@@ -190,12 +183,15 @@ impl Stage {
                 return;
             }
             assert!(run.as_ref().is_none_or(|run| run["state"] != "failed"), "the run failed: {}", run.unwrap_or_default());
-            let mails = self.receiver.log().mails;
-            assert!(
-                Instant::now() < deadline,
-                "the run is not done after {PATIENCE_SECONDS} s; the receiver has {mails} mails\n{}",
-                run.unwrap_or_default()
-            );
+            if Instant::now() >= deadline {
+                let mails = self.receiver.log().mails;
+                let said: Vec<String> = self.nodes.iter_mut().flatten().map(|node| node.tail(12)).collect();
+                panic!(
+                    "the run is not done after {PATIENCE_SECONDS} s; the receiver has {mails} mails\n{}\n{}",
+                    run.unwrap_or_default(),
+                    said.join("\n--- the next node\n")
+                );
+            }
             std::thread::sleep(Duration::from_millis(200));
         }
     }

@@ -167,6 +167,12 @@ impl Running {
         }
     }
 
+    /// The last lines it wrote so far.
+    pub fn tail(&mut self, count: usize) -> String {
+        self.seen.extend(self.lines.try_iter());
+        self.seen[self.seen.len().saturating_sub(count)..].join("\n")
+    }
+
     /// Sends a signal, such as `TERM` or `KILL`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().expect("`kill` runs");
