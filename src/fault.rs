@@ -45,7 +45,8 @@ mod armed {
     ///
     /// When `text` is no plan.
     pub fn arm(text: &str) -> Result<(), String> {
-        let plan = parse(text).ok_or_else(|| format!("`OPTIN_FAULT`: `{text}` is no plan: write `handed_over:17` or `handed_over:17:stop`"))?;
+        let plan =
+            parse(text).ok_or_else(|| format!("`OPTIN_FAULT`: `{text}` is no plan: write `handed_over:17` or `handed_over:17:stop`"))?;
         PLAN.get_or_init(|| plan);
         Ok(())
     }

@@ -11,7 +11,14 @@ pub const PREFIX: &str = "OPTIN_";
 
 /// Variables with our prefix that are no settings: the clock's start and the seed of rehearsals and
 /// tests, and the folder of the configuration.
-pub const RESERVED: &[&str] = &["OPTIN_CLOCK", "OPTIN_SEED", "OPTIN_CONFIG"];
+pub const RESERVED: &[&str] = &[
+    "OPTIN_CLOCK",
+    "OPTIN_SEED",
+    "OPTIN_CONFIG",
+    // Where a rehearsal ends or freezes the process; release builds do not know it.
+    #[cfg(debug_assertions)]
+    "OPTIN_FAULT",
+];
 
 impl Environment {
     /// Reads the process environment.

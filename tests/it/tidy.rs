@@ -16,6 +16,7 @@ const MAX_LINES: usize = 600;
 const ROOMS: &[&str] = &[
     "clock",
     "entropy",
+    "fault",
     "token",
     "config",
     "db",

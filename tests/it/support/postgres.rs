@@ -4,10 +4,10 @@
 //! this process ends, in whatever way, the pipe closes, the shell stops the server and removes its
 //! folder. So nothing has to be ended by name and no orphan stays, also after `kill -9`.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,7 +18,8 @@ use super::{free_port, wait_until};
 /// Makes the folder, the cluster and the server; then waits for the end of its input. Also when we
 /// are gone before it is ready (nobody reads `started`), it ends and cleans up. A shell starts
 /// background jobs with QUIT ignored; until the server has set its own handler, only TERM works.
-/// `$1`: folder of the binaries, `$2`: port.
+/// `$1`: folder of the binaries, `$2`: port, `$3`: whether a commit is written before it is answered.
+/// A line of input is the signal that ends the server before it is started again.
 const SCRIPT: &str = r#"
 umask 077
 cd /
@@ -31,12 +32,19 @@ trap 'exit 1' HUP INT TERM
   --locale-provider=icu --icu-locale=en-US --no-sync >"$dir/initdb.log" 2>&1 || {
   echo "failed: $(tail -n 5 "$dir/initdb.log" | tr '\n' ' ')"; exit 1
 }
-"$1/postgres" -D "$dir/data" -p "$2" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
-  -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400 \
-  -c shared_buffers=64MB -c autovacuum=off -c timezone=UTC >"$dir/server.log" 2>&1 </dev/null &
-server=$!
-echo started
-cat >/dev/null
+serve() {
+  "$1/postgres" -D "$dir/data" -p "$2" -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+    -c fsync=off -c synchronous_commit="$3" -c full_page_writes=off -c max_connections=400 \
+    -c shared_buffers=64MB -c autovacuum=off -c timezone=UTC >>"$dir/server.log" 2>&1 </dev/null &
+  server=$!
+  echo started
+}
+serve "$@"
+while read -r signal; do
+  kill "-$signal" "$server"
+  wait "$server"
+  serve "$@"
+done
 "#;
 
 // The ICU collation sorts unlike bytes, as databases out there do: a statement that forgets
@@ -48,22 +56,66 @@ const START_ATTEMPTS: u32 = 3;
 struct Cluster {
     port: u16,
     /// Holding it holds its standard input, which keeps the server alive.
-    _shell: Child,
+    shell: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Cluster {
+    /// Waits until the server that the script just started answers.
+    fn wait_for_start(&mut self) -> Result<(), String> {
+        let mut line = String::new();
+        self.said.read_line(&mut line).map_err(|error| error.to_string())?;
+        if line.trim() != "started" {
+            return Err(line);
+        }
+        let (port, shell) = (self.port, &mut self.shell);
+        let answered = wait_until("PostgreSQL accepts connections", 60, || match run(port, "postgres", "SELECT 1") {
+            Ok(()) => Some(true),
+            Err(_) => shell.try_wait().ok().flatten().map(|_| false),
+        });
+        if answered { Ok(()) } else { Err("the server ended".to_owned()) }
+    }
+}
+
+/// A server of one's own, for those who restart it. A commit survives the end of the server's
+/// process, which is not so in the shared one.
+pub struct Server(Cluster);
+
+impl Server {
+    /// Starts it.
+    pub fn start_durable() -> Server {
+        Server(start_with_retries("on"))
+    }
+
+    /// Makes an empty database; answers its URL.
+    pub fn create_database(&self, name: &str) -> String {
+        run(self.0.port, "postgres", &format!("CREATE DATABASE {name} TEMPLATE template0")).expect("a fresh database");
+        format!("postgres://optin@127.0.0.1:{}/{name}", self.0.port)
+    }
+
+    /// Ends it with `signal` (`INT`: sessions end at once; `QUIT`: as after a crash) and starts it again;
+    /// it answers again then.
+    pub fn restart(&mut self, signal: &str) {
+        writeln!(self.0.shell.stdin.as_mut().expect("piped"), "{signal}").expect("the script reads");
+        self.0.wait_for_start().expect("the server comes back");
+    }
 }
 
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
-        let binaries = binaries();
-        let mut failures = Vec::new();
-        for _ in 0..START_ATTEMPTS {
-            match start(&binaries) {
-                Ok(cluster) => return cluster,
-                Err(failure) => failures.push(failure),
-            }
+    CLUSTER.get_or_init(|| start_with_retries("off"))
+}
+
+fn start_with_retries(synchronous_commit: &str) -> Cluster {
+    let binaries = binaries();
+    let mut failures = Vec::new();
+    for _ in 0..START_ATTEMPTS {
+        match start(&binaries, synchronous_commit) {
+            Ok(cluster) => return cluster,
+            Err(failure) => failures.push(failure),
         }
-        panic!("PostgreSQL did not start: {failures:?}");
-    })
+    }
+    panic!("PostgreSQL did not start: {failures:?}");
 }
 
 /// Where `initdb` and `postgres` are: on the path, or where Debian keeps them (newest first).
@@ -86,7 +138,7 @@ fn version_of(bin: &Path) -> u32 {
     bin.parent().and_then(Path::file_name).and_then(|name| name.to_str()).and_then(|name| name.parse().ok()).unwrap_or(0)
 }
 
-fn start(binaries: &Path) -> Result<Cluster, String> {
+fn start(binaries: &Path, synchronous_commit: &str) -> Result<Cluster, String> {
     let port = free_port();
     // PostgreSQL refuses to run as root; Debian's package brings the user `postgres`.
     let mut command = if is_root() {
@@ -100,6 +152,7 @@ fn start(binaries: &Path) -> Result<Cluster, String> {
         .args(["-c", SCRIPT, "sh"])
         .arg(binaries)
         .arg(port.to_string())
+        .arg(synchronous_commit)
         .env("LC_ALL", "C.UTF-8")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -107,16 +160,9 @@ fn start(binaries: &Path) -> Result<Cluster, String> {
         .process_group(0)
         .spawn()
         .map_err(|error| error.to_string())?;
-    let mut line = String::new();
-    BufReader::new(shell.stdout.take().expect("piped")).read_line(&mut line).map_err(|error| error.to_string())?;
-    if line.trim() != "started" {
-        return Err(line);
-    }
-    let answered = wait_until("PostgreSQL accepts connections", 60, || match run(port, "postgres", "SELECT 1") {
-        Ok(()) => Some(true),
-        Err(_) => shell.try_wait().ok().flatten().map(|_| false),
-    });
-    if answered { Ok(Cluster { port, _shell: shell }) } else { Err("the server ended".to_owned()) }
+    let said = BufReader::new(shell.stdout.take().expect("piped"));
+    let mut cluster = Cluster { port, shell, said };
+    cluster.wait_for_start().map(|()| cluster)
 }
 
 fn is_root() -> bool {

@@ -78,6 +78,17 @@ impl Call {
         self.env("OPTIN_SEED", seed.to_string())
     }
 
+    /// Starts it under another program, such as `ip netns exec NAME`.
+    pub fn under(self, program: &str, args: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).arg(self.command.get_program()).args(self.command.get_args());
+        command.env_clear().envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        if let Some(dir) = self.command.get_current_dir() {
+            command.current_dir(dir);
+        }
+        Call { command, input: self.input }
+    }
+
     /// Its working directory.
     pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
@@ -154,6 +165,12 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// The last lines it wrote so far.
+    pub fn tail(&mut self, count: usize) -> String {
+        self.seen.extend(self.lines.try_iter());
+        self.seen[self.seen.len().saturating_sub(count)..].join("\n")
     }
 
     /// Sends a signal, such as `TERM` or `KILL`.
