@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(text.parse::<Rate>().map(|rate| rate.to_string()).as_deref(), Ok(text));
         }
         assert_eq!("1_000 / min".parse(), Ok(Rate { mails: 1_000, per_seconds: 60 }));
-        assert_eq!(serde_json::to_string(&Rate { mails: 5, per_seconds: 60 }).unwrap(), "\"5/min\"");
+        assert_eq!(serde_json::to_string(&Rate { mails: 5, per_seconds: 60 }).expect("plain data"), "\"5/min\"");
         for (text, expected) in [
             ("100", "write `100/s`"),
             ("", "write `100/s`"),

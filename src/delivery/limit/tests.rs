@@ -1,3 +1,6 @@
+//! Limits under a simulated clock.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
