@@ -14,6 +14,8 @@ use crate::content::{self, ContentProblem, Part};
 use crate::db::{Db, DbError, OpenOptions};
 use crate::delivery::dkim::{self, KeyPart, Signers};
 use crate::delivery::messages::Intake;
+use crate::delivery::mx;
+use crate::delivery::provider::Providers;
 use crate::delivery::smtp::SmtpSettings;
 use crate::entropy::Entropy;
 use crate::segment::{self, Catalog, Rule};
@@ -34,6 +36,8 @@ pub struct Instance {
     pub keys: Keys,
     /// Signs mails.
     pub signers: Arc<Signers>,
+    /// Which address domains belong to one mailbox provider.
+    pub providers: Arc<Providers>,
     /// Declared attributes.
     pub schema: Schema,
     /// What segment rules may speak of.
@@ -90,7 +94,9 @@ impl Instance {
         let db = Db::open(&config.database_url.value, options).await?;
         contact::ops::ensure_columns(&db, &schema).await?;
         let catalog = Arc::new(Catalog::new(&config));
-        Ok(Instance { config: Arc::new(config), db, clock, entropy, keys, signers: Arc::new(signers), schema, catalog })
+        let providers = Arc::new(Providers::new(&config.providers));
+        providers.remember(mx::load(&db).await?);
+        Ok(Instance { config: Arc::new(config), providers, db, clock, entropy, keys, signers: Arc::new(signers), schema, catalog })
     }
 
     /// The campaign of this name, or what to do instead.
@@ -113,8 +119,8 @@ impl Instance {
 
     /// Accepts transactional messages.
     pub fn message_intake(&self) -> Intake {
-        // Until a domain's provider is known, its mails count as anybody's.
-        let provider_of = Arc::new(|_: &str| "other".to_owned());
+        let providers = self.providers.clone();
+        let provider_of = Arc::new(move |domain: &str| providers.of(domain).to_owned());
         Intake::new(self.config.clone(), self.db.clone(), self.schema.clone(), self.entropy.clone(), provider_of)
     }
 

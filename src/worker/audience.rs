@@ -44,7 +44,7 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
         if !run.audience_done {
             let picked = runs::next_audience_block(&mut tx, &mut run, &sql).await?;
             let rows: Vec<(i64, Arc<str>)> =
-                picked.iter().map(|picked| (picked.contact_id, sender.providers.of(picked.domain()))).collect();
+                picked.iter().map(|picked| (picked.contact_id, Arc::from(sender.providers.of(picked.domain())))).collect();
             deliveries::enqueue(&mut tx, run.id, &rows, run.scheduled_at, &instance.entropy, instance.clock.now()).await?;
         }
         tx.commit().await?;

@@ -64,7 +64,7 @@ pub struct Worker {
 impl Worker {
     /// Settles what stopped workers left and takes a place of its own.
     pub async fn start(instance: Arc<Instance>, scope: Scope, stop: watch::Receiver<bool>) -> Result<Worker, RunError> {
-        let sender = Arc::new(super::sender::of(&instance).await?);
+        let sender = Arc::new(super::sender::of(&instance)?);
         recover(&instance).await?;
         let station = Station::take(&instance, &sender, lanes(scope)).await?;
         Ok(Worker {

@@ -151,7 +151,7 @@ impl Governor {
                     let scope = if kept == WHOLE_RELAY { &relay.name } else { kept };
                     return Err(wait(relay, provider, "provider", scope, Some(until), &known.reason));
                 }
-                Allowance::PerHour(_) => most = most.min(SESSIONS_WHILE_THROTTLED),
+                Allowance::AtMost { .. } => most = most.min(SESSIONS_WHILE_THROTTLED),
                 Allowance::Free => {}
             }
         }
@@ -166,7 +166,7 @@ impl Governor {
         }
         let rates = [provider, WHOLE_RELAY].into_iter().filter_map(|kept| {
             match inner.throttles.get(&(relay.to_owned(), kept.to_owned()))?.throttle.allowed(now) {
-                Allowance::PerHour(per_hour) => Some(per_hour.max(1)),
+                Allowance::AtMost { per_hour } => Some(per_hour.max(1)),
                 Allowance::NotBefore(_) | Allowance::Free => None,
             }
         });

@@ -62,7 +62,7 @@ impl Job {
             }
             What::Message(message) => {
                 let mut composed = sender.composer.compose(message, &self.contact, self.id, now)?;
-                sender.signers.sign(sender_domain(message), &mut composed.bytes, now);
+                sign(sender, sender_domain(message), &mut composed.bytes, now)?;
                 Ok(Mail { from: composed.return_path, to: composed.to, bytes: composed.bytes })
             }
         }
@@ -85,6 +85,11 @@ impl Job {
     }
 }
 
+fn sign(sender: &Sender, domain: &str, message: &mut Vec<u8>, now: Time) -> Result<(), String> {
+    sender.signers.sign(domain, message, now).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
 /// The domain of the address that a message comes from.
 pub(super) fn sender_domain(message: &Message) -> &str {
     domain_of(&message.definition.sender().email)
@@ -104,7 +109,7 @@ pub fn compose(sender: &Sender, context: &RunContext, contact: &Contact, deliver
     let mail = context.content.render(&Recipient { contact, links: &links, now }).map_err(|error| error.to_string())?;
     let to = address.wire();
     let mut message = context.envelope.message(&context.definition, to, &mail, &links, None, now);
-    sender.signers.sign(context.envelope.domain(), &mut message, now);
+    sign(sender, context.envelope.domain(), &mut message, now)?;
     Ok((to.to_owned(), message))
 }
 

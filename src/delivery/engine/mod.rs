@@ -84,7 +84,7 @@ pub struct Sender {
     /// Writes messages.
     pub composer: Composer,
     /// Sign mails.
-    pub signers: Signers,
+    pub signers: Arc<Signers>,
     /// Declared attributes.
     pub schema: Schema,
     /// Public base address.

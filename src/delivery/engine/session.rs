@@ -108,7 +108,7 @@ impl Server {
                 session.quit().await;
                 return (served, None);
             };
-            if waited.elapsed() > DOUBT_AFTER && !session.is_alive().await {
+            if waited.elapsed() > DOUBT_AFTER && !session.is_alive() {
                 self.lane.pool.put_back(job);
                 return (served.max(1), None);
             }
@@ -286,7 +286,6 @@ impl Server {
         let after = if failure.ends_session() { After::Over } else { After::Keep };
         let outcome = match &failure {
             Failure::NeedsSmtpUtf8 => job.outcome(State::Failed, now, Some("smtputf8"), text),
-            Failure::TooLarge { .. } => job.outcome(State::Failed, now, Some("too_large"), text),
             Failure::Broken { .. } => retry::later(sender, &job, now, "later", text),
             Failure::Refused { stage, reply } => match read_reply(reply.code, &reply.text, *stage, &job.provider) {
                 Verdict::Bounce { class, .. } => job.outcome(State::Bounced, now, Some(class.as_str()), text),
