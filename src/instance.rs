@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
 use crate::clock::{Clock, Time};
@@ -36,6 +38,8 @@ pub struct Instance {
     pub keys: Keys,
     /// Signs mails.
     pub signers: Arc<Signers>,
+    /// Told when this process accepts a transactional message.
+    pub message_accepted: Arc<Notify>,
     /// Which address domains belong to one mailbox provider.
     pub providers: Arc<Providers>,
     /// Declared attributes.
@@ -96,7 +100,18 @@ impl Instance {
         let catalog = Arc::new(Catalog::new(&config));
         let providers = Arc::new(Providers::new(&config.providers));
         providers.remember(mx::load(&db).await?);
-        Ok(Instance { config: Arc::new(config), providers, db, clock, entropy, keys, signers: Arc::new(signers), schema, catalog })
+        Ok(Instance {
+            config: Arc::new(config),
+            message_accepted: Arc::default(),
+            providers,
+            db,
+            clock,
+            entropy,
+            keys,
+            signers: Arc::new(signers),
+            schema,
+            catalog,
+        })
     }
 
     /// The campaign of this name, or what to do instead.
@@ -119,9 +134,14 @@ impl Instance {
 
     /// Accepts transactional messages.
     pub fn message_intake(&self) -> Intake {
-        let providers = self.providers.clone();
-        let provider_of = Arc::new(move |domain: &str| providers.of(domain).to_owned());
-        Intake::new(self.config.clone(), self.db.clone(), self.schema.clone(), self.entropy.clone(), provider_of)
+        Intake::new(
+            self.config.clone(),
+            self.db.clone(),
+            self.schema.clone(),
+            self.entropy.clone(),
+            self.providers.clone(),
+            self.message_accepted.clone(),
+        )
     }
 
     /// The relay to send through.

@@ -23,8 +23,8 @@ pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
 pub use limits::{Limit, ProviderSettings, Rate, WarmUp};
 pub use load::{Draft, draft, load};
-pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
 pub use messages::MessageTemplate;
+pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]

@@ -94,17 +94,10 @@ impl Permit {
         take(tx, Scope::Messages, contacts).await
     }
 
-    /// Like [`Permit::recheck_each`], by contact: for permits of one topic, or of messages only. Of
-    /// a person with permits of several kinds in `permits`, one lost permit would stand for all.
-    pub async fn recheck(tx: &mut Tx, permits: &[&Permit]) -> Result<HashMap<i64, Refusal>, DbError> {
-        let each = Self::recheck_each(tx, permits).await?;
-        Ok(permits.iter().zip(each).filter_map(|(permit, lost)| lost.map(|refusal| (permit.contact_id, refusal))).collect())
-    }
-
     /// Looks again, inside the transaction that makes `handed over` durable, whether permits still
     /// hold: for each, in order, nothing or why it is lost. While nobody anywhere withdrew or was
     /// suppressed since they were taken, this costs one row.
-    pub async fn recheck_each(tx: &mut Tx, permits: &[&Permit]) -> Result<Vec<Option<Refusal>>, DbError> {
+    pub async fn recheck(tx: &mut Tx, permits: &[&Permit]) -> Result<Vec<Option<Refusal>>, DbError> {
         let epoch = sql::lock_epoch(tx).await?;
         let mut by_scope: HashMap<Scope, Vec<i64>> = HashMap::new();
         for permit in permits.iter().filter(|permit| permit.epoch != epoch) {

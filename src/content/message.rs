@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
 use super::vault::Vault;
 use super::{ContentProblem, Lane, Mail, Part, Prepared, RenderError, context, plain_text, render};
-use crate::campaign::Definition;
+use crate::campaign::{Definition, DeliverySettings};
 use crate::clock::Time;
 use crate::config::{BodyKind, Config, MessageTemplate, Sender};
 use crate::contact::{Contact, Schema};
@@ -121,6 +121,7 @@ pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Resul
                 sender: sender.clone(),
                 track_opens: false,
                 track_clicks: false,
+                delivery: DeliverySettings::default(),
             };
             Ok(PreparedMessage::Template(Box::new(prepare_for(Lane::Messages, &definition, schema)?)))
         }

@@ -225,13 +225,13 @@ impl Task {
         }
         let permits: Vec<&Permit> =
             group.iter().filter_map(|request| request.handover.as_ref().map(|(_, _, permit)| permit.as_ref())).collect();
-        let lost = if permits.is_empty() { HashMap::new() } else { Permit::recheck(&mut tx, &permits).await? };
+        let mut lost = if permits.is_empty() { Vec::new() } else { Permit::recheck(&mut tx, &permits).await? }.into_iter();
         let mut entries = Vec::with_capacity(group.len() * 2);
         let mut refused = Vec::new();
         for request in group {
             entries.extend(request.outcomes.iter().cloned().map(Entry::Outcome));
-            if let Some((delivery_id, attempt, permit)) = &request.handover {
-                match lost.get(&permit.contact_id()) {
+            if let Some((delivery_id, attempt, _)) = &request.handover {
+                match lost.next().flatten() {
                     None => entries.push(Entry::HandedOver { delivery_id: *delivery_id, attempt: *attempt }),
                     Some(refusal) => {
                         refused.push(*delivery_id);

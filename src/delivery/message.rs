@@ -49,11 +49,6 @@ impl Envelope {
         &self.from_email
     }
 
-    /// The domain that writes: of the From address, lower case.
-    pub fn domain(&self) -> &str {
-        &self.domain
-    }
-
     /// The Message-ID of a delivery: the same for every attempt (RFC 5322 section 3.6.4).
     pub fn message_id(&self, delivery_id: i64) -> String {
         format!("<{delivery_id:x}.optin@{}>", self.domain)

@@ -17,7 +17,7 @@ use crate::clock::{DAY, Time};
 use crate::contact::Address;
 use crate::db::{Connection, DbError, Tx};
 
-pub use accept::{Intake, Provider};
+pub use accept::Intake;
 pub use compose::{Composed, Composer};
 pub use sql::Message;
 

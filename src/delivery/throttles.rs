@@ -2,7 +2,6 @@
 
 use super::verdict::Throttle;
 use crate::args;
-use crate::clock::Time;
 use crate::db::{Connection, DbError, Row, Tx};
 
 /// A throttle as stored.
@@ -80,15 +79,8 @@ pub(super) async fn replace(
         return Ok(());
     }
     let sql = format!("UPDATE throttle SET per_hour = $5, strikes = $6, changed_at = $7 WHERE {unchanged}");
-    let args = args![
-        relay,
-        provider,
-        before.paused_until,
-        before.changed_at,
-        after.per_hour as i64,
-        i64::from(after.strikes),
-        after.changed_at
-    ];
+    let args =
+        args![relay, provider, before.paused_until, before.changed_at, after.per_hour as i64, i64::from(after.strikes), after.changed_at];
     tx.execute(&sql, args).await?;
     Ok(())
 }

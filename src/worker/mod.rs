@@ -14,7 +14,7 @@ mod station;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::campaign::ops::CommandError;
 use crate::db::DbError;
@@ -46,8 +46,7 @@ pub enum RunError {
 }
 
 /// Runs everything that is not a page until `stop` turns true: recovery, schedules, runs, messages.
-/// `accepted` is told when this process accepts a message.
-pub async fn work(instance: Arc<Instance>, accepted: Arc<Notify>, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
+pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
     let worker = Worker::start(instance.clone(), Scope::All, stop.clone()).await?;
     let housekeeping = tokio::spawn(keep_house(instance.clone(), worker.id().await, stop.clone()));
     let mut said = false;
@@ -60,11 +59,7 @@ pub async fn work(instance: Arc<Instance>, accepted: Arc<Notify>, mut stop: watc
             }
             Err(_) => {}
         }
-        let hint = worker.message_hint().await;
-        tokio::select! {
-            () = rest(&mut stop) => {}
-            () = accepted.notified() => hint.notify_one(),
-        }
+        rest(&mut stop).await;
     }
     if let Err(error) = housekeeping.await {
         tracing::error!(%error, "the schedules ended early");

@@ -84,11 +84,6 @@ impl Worker {
         self.station.lock().await.id
     }
 
-    /// Told when this process accepts a message, so that it leaves at once.
-    pub async fn message_hint(&self) -> Arc<tokio::sync::Notify> {
-        self.station.lock().await.engine.message_hint()
-    }
-
     /// Gives the place back: conversations end, claims are returned, the journal is folded.
     pub async fn stop(self) -> Result<(), RunError> {
         let audiences = std::mem::take(&mut *self.audiences.lock().unwrap_or_else(PoisonError::into_inner));

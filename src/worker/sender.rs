@@ -22,6 +22,7 @@ pub(super) fn of(instance: &Instance) -> Result<Sender, RunError> {
         clock: instance.clock.clone(),
         entropy: instance.entropy.clone(),
         keys: instance.keys.clone(),
+        message_accepted: instance.message_accepted.clone(),
         composer: Composer::new(instance.schema.clone()),
         signers: instance.signers.clone(),
         schema: instance.schema.clone(),

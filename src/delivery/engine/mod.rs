@@ -81,6 +81,8 @@ pub struct Sender {
     pub entropy: Entropy,
     /// Signs links.
     pub keys: Keys,
+    /// Told when this process accepts a message, so that it leaves at once.
+    pub message_accepted: Arc<Notify>,
     /// Writes messages.
     pub composer: Composer,
     /// Sign mails.
@@ -193,14 +195,14 @@ pub struct Lanes {
 /// A running sender.
 pub struct Engine {
     shared: Arc<Shared>,
-    feeders: Vec<JoinHandle<()>>,
+    feeders: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Engine {
     /// Starts the tasks of `worker`, which has its place in the table of workers.
     pub fn start(sender: Arc<Sender>, journal: Journal, worker: i64, lease: Arc<LeaseClock>, lanes: Lanes) -> Engine {
         let wake = Arc::new(Notify::new());
-        let message_wake = Arc::new(Notify::new());
+        let message_wake = sender.message_accepted.clone();
         let campaigns = sender.relays.iter().filter(|relay| relay.config.campaigns);
         let campaigns = campaigns.map(|relay| {
             let most = relay.config.connections.max(1) as usize;
@@ -233,7 +235,7 @@ impl Engine {
         if lanes.messages {
             feeders.push(tokio::spawn(messenger::feed(shared.clone())));
         }
-        Engine { shared, feeders }
+        Engine { shared, feeders: Mutex::new(feeders) }
     }
 
     /// Adds a run whose mails are to leave. Its numbers go into `progress`.
@@ -268,20 +270,13 @@ impl Engine {
     /// Ends work on a run: what waits is given back, conversations under way end by themselves.
     pub async fn remove(&self, run_id: i64) {
         // Kept until its last conversation has ended, so that its live mails stay counted.
-        let still_live = {
-            let mut runs = self.shared.runs();
-            if let Some(feed) = runs.get_mut(&run_id) {
-                feed.leaving = true;
-            }
-            drop(runs);
-            let of_run = |job: &Job| matches!(&job.what, What::Campaign(context) if context.run.id == run_id);
-            let jobs: Vec<Job> = self.shared.campaigns.iter().flat_map(|lane| lane.pool.remove(of_run)).collect();
-            self.shared.give_back(jobs).await;
-            self.shared.runs().get(&run_id).is_some_and(|feed| feed.progress.live() > 0)
-        };
-        if !still_live {
-            self.shared.runs().remove(&run_id);
+        if let Some(feed) = self.shared.runs().get_mut(&run_id) {
+            feed.leaving = true;
         }
+        let of_run = |job: &Job| matches!(&job.what, What::Campaign(context) if context.run.id == run_id);
+        let jobs: Vec<Job> = self.shared.campaigns.iter().flat_map(|lane| lane.pool.remove(of_run)).collect();
+        self.shared.give_back(jobs).await;
+        self.shared.runs().retain(|id, feed| *id != run_id || feed.progress.live() > 0);
     }
 
     /// Runs that should be paused since the last question, with the reason.
@@ -298,11 +293,6 @@ impl Engine {
     /// settle that.
     pub fn take_strays(&self) -> bool {
         self.shared.strays.load(Ordering::Acquire) && self.shared.live() == 0 && self.shared.strays.swap(false, Ordering::AcqRel)
-    }
-
-    /// A message was accepted in this process.
-    pub fn message_hint(&self) -> Arc<Notify> {
-        self.shared.message_wake.clone()
     }
 
     /// What the relays said when none of them could be reached; `None` while one can.
@@ -324,11 +314,12 @@ impl Engine {
     }
 
     /// Ends: no more claims, conversations end, what waits is given back.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.shared.over.store(true, Ordering::Release);
         self.shared.wake.notify_one();
         self.shared.message_wake.notify_one();
-        for feeder in self.feeders {
+        let feeders = std::mem::take(&mut *self.feeders.lock().unwrap_or_else(PoisonError::into_inner));
+        for feeder in feeders {
             if let Err(error) = feeder.await {
                 tracing::error!(%error, "a feeder panicked; its claims return when the worker retires");
             }

@@ -113,6 +113,10 @@ impl Server {
                 return (served.max(1), None);
             }
             let Some(mail) = self.compose(&job).await else { continue };
+            if let Err(failure) = session.fits(mail.bytes.len()) {
+                self.refused(job, failure).await;
+                continue;
+            }
             let begun = match self.begin(&mut session, job, mail, served).await {
                 Ok(Some(begun)) => begun,
                 Ok(None) => continue,
@@ -153,7 +157,7 @@ impl Server {
             }
             crate::fault::point("handed_over");
             *served += 1;
-            let next = if session.can_chain() && *served < most { self.next_to_chain().await } else { None };
+            let next = if session.can_chain() && *served < most { self.next_to_chain(session).await } else { None };
             let Some((job, mail)) = next else {
                 let reply = session.body(&begun.mail.bytes).await;
                 return match self.after_body(begun.job, reply).await {
@@ -179,14 +183,16 @@ impl Server {
     }
 
     /// The next mail that is there already, written.
-    async fn next_to_chain(&mut self) -> Option<(Job, Mail)> {
+    async fn next_to_chain(&mut self, session: &Session) -> Option<(Job, Mail)> {
         loop {
             if self.shared.is_over() {
                 return None;
             }
             let job = self.lane.pool.try_take()?;
-            if let Some(mail) = self.compose(&job).await {
-                return Some((job, mail));
+            let Some(mail) = self.compose(&job).await else { continue };
+            match session.fits(mail.bytes.len()) {
+                Ok(()) => return Some((job, mail)),
+                Err(failure) => drop(self.refused(job, failure).await),
             }
         }
     }

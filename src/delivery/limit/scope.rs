@@ -147,6 +147,14 @@ impl Limits {
         granted
     }
 
+    /// Debits mails that leave whatever the limits say: others wait the longer.
+    pub fn debit(&self, buckets: &mut Buckets, wish: &Wish<'_>, mails: u64, now: Time) {
+        let today = self.today(now);
+        for scope in self.scopes(wish, &today) {
+            buckets.change(&scope.name, |bucket| bucket.take(&scope.limit, mails, now, &today));
+        }
+    }
+
     /// When so many mails of a wish (of a burst at most) may leave, as far as it is known now. For a
     /// worker that has nothing else to do: asking earlier is in vain.
     pub fn next_at(&self, buckets: &Buckets, wish: &Wish<'_>, mails: u64, now: Time) -> Time {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -20,10 +22,8 @@ use crate::consent::message_refusal;
 use crate::contact::{self, Address, Contact, Schema};
 use crate::content::message::MessageDefinition;
 use crate::db::{Db, DbError};
+use crate::delivery::provider::Providers;
 use crate::entropy::Entropy;
-
-/// Tells the mailbox provider of a domain, as stored with a delivery.
-pub type Provider = dyn Fn(&str) -> String + Send + Sync;
 
 /// Accepts messages.
 #[derive(Clone)]
@@ -33,7 +33,8 @@ pub struct Intake {
     schema: Schema,
     config: Arc<Config>,
     composer: Composer,
-    provider_of: Arc<Provider>,
+    providers: Arc<Providers>,
+    accepted: Arc<Notify>,
 }
 
 impl fmt::Debug for Intake {
@@ -43,10 +44,11 @@ impl fmt::Debug for Intake {
 }
 
 impl Intake {
-    /// For the templates of `config`. `provider_of` tells the mailbox provider of a domain.
-    pub fn new(config: Arc<Config>, db: Db, schema: Schema, entropy: Entropy, provider_of: Arc<Provider>) -> Self {
+    /// For the templates of `config`. `accepted` is told of each message, so that a sender in this
+    /// process need not wait for its next look.
+    pub fn new(config: Arc<Config>, db: Db, schema: Schema, entropy: Entropy, providers: Arc<Providers>, accepted: Arc<Notify>) -> Self {
         let composer = Composer::new(schema.clone());
-        Intake { db, entropy, schema, config, composer, provider_of }
+        Intake { db, entropy, schema, config, composer, providers, accepted }
     }
 
     /// Accepts a message: finds or makes the contact (no subscription comes of it), writes message
@@ -102,9 +104,10 @@ impl Intake {
         sql::keep_definition(&mut tx, &hash, &definition.to_json()).await?;
         let refusal = message_refusal(&mut tx, contact_id).await?;
         let skipped = refusal.as_ref().map(|refusal| (refusal.code(), refusal.to_string()));
-        let provider = (self.provider_of)(new.to.domain());
-        sql::enqueue(&mut tx, &row, &provider, skipped, due_at).await?;
+        let provider = self.providers.of(new.to.domain());
+        sql::enqueue(&mut tx, &row, provider, skipped, due_at).await?;
         tx.commit().await?;
+        self.accepted.notify_one();
         Ok(Accepted { id: row.id, created: true })
     }
 

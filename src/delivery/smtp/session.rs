@@ -130,7 +130,7 @@ impl Session {
             let old = self.body(message).await;
             return (old, self.envelope(from, to).await);
         };
-        let old = self.ask(Stage::Final, FINAL_REPLY_TIMEOUT, format_args!("{}{envelope}", Body(text))).await;
+        let old = self.ask(Stage::Final, FINAL_REPLY_TIMEOUT, Chained(text, &envelope)).await;
         if self.over {
             return (old, Err(not_begun()));
         }
@@ -246,6 +246,16 @@ impl fmt::Display for Envelope {
         f.write_str(&self.mail)?;
         f.write_str(&self.rcpt)?;
         f.write_str("DATA\r\n")
+    }
+}
+
+/// A message, its final dot and the next mail's envelope.
+struct Chained<'a>(&'a str, &'a Envelope);
+
+impl fmt::Display for Chained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Body(self.0).fmt(f)?;
+        self.1.fmt(f)
     }
 }
 
