@@ -92,7 +92,7 @@ on_each_database!(
                 NewRun { definition: &definition, topic_id, firing: &format!("manual-{seed}"), scheduled_at: NOW, links: &[] };
             let mut run = create_run(&mut tx, new, &entropy, NOW).await.unwrap().unwrap();
             let sql = segment::compile_for_blocks(&rule, db.dialect(), NOW, 4);
-            let picked: BTreeSet<i64> = next_audience_block(&mut tx, &mut run, &sql).await.unwrap().into_iter().collect();
+            let picked: BTreeSet<i64> = next_audience_block(&mut tx, &mut run, &sql).await.unwrap().into_iter().map(|picked| picked.contact_id).collect();
             tx.commit().await.unwrap();
             assert!(run.audience_done);
             assert_eq!(picked, expected, "seed {seed}");

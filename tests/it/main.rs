@@ -19,6 +19,7 @@ mod faults;
 mod harness;
 mod import;
 mod limits;
+mod message_lane;
 mod messages;
 mod providers;
 mod python_mail;

@@ -233,7 +233,7 @@ on_each_database! {
         assert_eq!((permit.contact_id(), permit.topic_id()), (mei, None));
         assert_eq!(permits.remove(&gone).unwrap(), Err(Refusal::Suppressed("hard bounce".to_owned())));
         assert_eq!(permits.remove(&5).unwrap(), Err(Refusal::Erased));
-        assert_eq!(Permit::recheck_each(&mut tx, &[&permit]).await.unwrap(), [None]);
+        assert_eq!(Permit::recheck(&mut tx, &[&permit]).await.unwrap(), [None]);
         tx.commit().await.unwrap();
         // She subscribes, and withdraws while a letter and a receipt are on their way: one permit of the two is lost.
         shop.optin(&["consent", "grant", "mei@tea.example", "--topic", "letter", "--source", "form", "--confirmed"]).exits(0);
@@ -244,13 +244,13 @@ on_each_database! {
         tx.commit().await.unwrap();
         shop.optin(&["consent", "withdraw", "mei@tea.example", "--topic", "letter", "--source", "phone"]).exits(0);
         let mut tx = db.begin().await.unwrap();
-        let lost = Permit::recheck_each(&mut tx, &[&letter, &receipt]).await.unwrap();
+        let lost = Permit::recheck(&mut tx, &[&letter, &receipt]).await.unwrap();
         assert_eq!(lost.iter().map(|lost| lost.as_ref().map(Refusal::code)).collect::<Vec<_>>(), [Some("unsubscribed"), None]);
         tx.commit().await.unwrap();
         shop.write("../gone.csv", "email,reason\nmei@tea.example,complaint\n");
         shop.optin(&["import", "suppressions", "gone.csv", "--source", "feedback loop"]).exits(0);
         let mut tx = db.begin().await.unwrap();
-        let lost = Permit::recheck_each(&mut tx, &[&receipt]).await.unwrap();
+        let lost = Permit::recheck(&mut tx, &[&receipt]).await.unwrap();
         assert_eq!(lost, [Some(Refusal::Suppressed("complaint".to_owned()))]);
     }
 }
