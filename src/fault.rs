@@ -78,7 +78,8 @@ pub use armed::{arm, point};
 #[inline(always)]
 pub fn point(_name: &str) {}
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(test)]
+#[cfg(debug_assertions)]
 mod tests {
     use super::armed::{Action, parse};
 
