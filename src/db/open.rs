@@ -82,6 +82,12 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
+        // A full disk makes SQLite roll back by itself; sqlx's own rollback fails then, and its count of
+        // open transactions would refuse every later one.
+        .before_acquire(|connection, _| {
+            let clean = !connection.is_in_transaction();
+            Box::pin(async move { Ok(clean) })
+        })
         .connect_with(connect.clone().pragma("cache_size", format!("-{SQLITE_WRITER_CACHE_KIB}")).pragma("mmap_size", "0"))
         .await
         .map_err(|source| failed("check that the file is a database and that it and its folder can be written".to_owned(), Some(source)))?;

@@ -205,3 +205,30 @@ fn a_running_process_is_read_signalled_and_waited_for() {
     running.signal("TERM");
     assert_eq!(running.wait(20), (3, vec!["stderr: ready".to_owned(), "stdout: bye".to_owned()]));
 }
+
+#[test]
+fn a_server_of_ones_own_keeps_what_was_committed_when_it_is_restarted() {
+    let mut server = crate::support::postgres::Server::start_durable();
+    let url = server.create_database("kept");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let open = || optin::db::Db::open(&url, optin::db::OpenOptions { relaxed: true });
+    let count = |db: &optin::db::Db| {
+        let row = runtime.block_on(db.fetch_one("SELECT COUNT(*) FROM schema_migration", optin::args![])).unwrap();
+        row.get::<i64>(0).unwrap()
+    };
+    let before = runtime.block_on(open()).unwrap();
+    let migrations = count(&before);
+    for signal in ["INT", "QUIT"] {
+        server.restart(signal);
+        assert_eq!(count(&runtime.block_on(open()).unwrap()), migrations);
+    }
+}
+
+#[test]
+fn a_call_runs_under_another_program_and_its_last_lines_can_be_read() {
+    let output = crate::support::command(&["--version"]).env("A", "b").under("env", &["C=d"]).run().exits(0);
+    assert!(output.stdout.starts_with("optin "), "{output}");
+    let mut running = crate::support::process::call("sh", &["-c", "echo one; echo two; sleep 20"]).spawn();
+    running.wait_for_line("two", 10);
+    assert_eq!(running.tail(1), "stdout: two");
+}
