@@ -118,6 +118,8 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, DbError> {
         let left = lane.pool.remove(|_| true);
         shared.give_back(left).await;
     }
+    // Mails that came back from a session the relay closed want another one.
+    shared.campaigns.iter().for_each(|lane| lane.staff(shared, 0));
     look(shared, now).await?;
     // A claim whose commit failed may stand in the database: nothing more until that is settled.
     if shared.strays.load(Ordering::Acquire) {

@@ -59,6 +59,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, DbError> {
         let left = lane.pool.remove(|_| true);
         shared.give_back(left).await;
     }
+    shared.messages.iter().for_each(|lane| lane.staff(shared, 0));
     if shared.strays.load(Ordering::Acquire) {
         return Ok(false);
     }
