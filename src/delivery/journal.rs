@@ -174,7 +174,9 @@ impl Task {
             }
             match self.try_commit(&group).await {
                 Ok(Some((row, entries, refused))) => {
-                    crate::fault::point("committed");
+                    if entries.iter().any(|entry| matches!(entry, Entry::Outcome(_))) {
+                        crate::fault::point("outcome_committed");
+                    }
                     self.note(row, entries);
                     for request in group {
                         let lost = request.handover.as_ref().is_some_and(|(id, _, _)| refused.contains(id));

@@ -47,8 +47,8 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
                 picked.iter().map(|picked| (picked.contact_id, Arc::from(sender.providers.of(picked.domain())))).collect();
             deliveries::enqueue(&mut tx, run.id, &rows, run.scheduled_at, &instance.entropy, instance.clock.now()).await?;
         }
+        crate::fault::point("audience_half");
         tx.commit().await?;
-        crate::fault::point("audience");
         if run.audience_done {
             tracing::info!(run = run.id, campaign = run.campaign, audience = run.audience, "audience written");
             return match runs::command(&instance.db, run.id, Command::AudienceWritten, None, instance.clock.now()).await {

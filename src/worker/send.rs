@@ -280,7 +280,7 @@ impl Worker {
         if !deliveries::is_finished(&mut self.instance.db.clone(), run_id).await? {
             return Ok(());
         }
-        crate::fault::point("finishing");
+        crate::fault::point("run_finishing");
         if self.command(run_id, Command::Finish, None).await? {
             let sent = self.progress(run_id).sent.load(std::sync::atomic::Ordering::Relaxed);
             tracing::info!(run = run_id, sent, "the run is done");

@@ -126,7 +126,10 @@ on_each_database!(
         }
         let due = plan(
             &db,
-            "SELECT id FROM delivery WHERE run_id = 3 AND state IN ('due', 'deferred') AND due_at <= 5000 ORDER BY due_at, id LIMIT 100",
+            "SELECT id FROM delivery
+             WHERE run_id = 3 AND provider = 'other' AND state IN ('due', 'deferred') AND due_at <= 5000
+             ORDER BY due_at, id
+             LIMIT 100",
         )
         .await;
         assert!(due.contains("delivery_due") && !due.to_lowercase().contains("sort") && !due.contains("TEMP B-TREE"), "{due}");

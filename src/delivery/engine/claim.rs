@@ -123,7 +123,6 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
                     what: What::Campaign(wish.context.clone()),
                     relay: wish.lane.relay.clone(),
                     claimed_at: now,
-                    moved: false,
                     ticket,
                     slot: None,
                 }),

@@ -30,8 +30,6 @@ pub(super) struct Job {
     /// The relay it was claimed for.
     pub(super) relay: Arc<Relay>,
     pub(super) claimed_at: Time,
-    /// Its session was closed by the relay before the body, once: no judgement on this mail.
-    pub(super) moved: bool,
     pub(super) ticket: Ticket,
     pub(super) slot: Option<Slot>,
 }

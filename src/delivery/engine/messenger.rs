@@ -175,7 +175,6 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
                     what: What::Message(Arc::new(message)),
                     relay: lane.relay.clone(),
                     claimed_at: now,
-                    moved: false,
                     ticket,
                     slot: None,
                 };

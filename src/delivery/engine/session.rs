@@ -21,6 +21,7 @@ use crate::delivery::ops;
 use crate::delivery::smtp::{Failure, Reply, Session, Stage};
 use crate::delivery::state::{Outcome, State};
 use crate::delivery::verdict::{Verdict, read_reply};
+use crate::fault;
 
 /// A session with nothing to do makes its last outcome durable after this time: long enough that the
 /// next handover usually takes it along.
@@ -69,6 +70,7 @@ impl Server {
         };
         match opened {
             Ok(session) => {
+                fault::point("connected");
                 relay.reached();
                 let open = self.lane.opened();
                 self.shared.wake.notify_one();
@@ -131,9 +133,16 @@ impl Server {
     /// Opens a mail's envelope while the journal commits: both must be done before the body goes out.
     /// `Ok(None)`: settled without a body. `Err`: the session is over.
     async fn begin(&mut self, session: &mut Session, job: Job, mail: Mail, served: u32) -> Result<Option<Begun>, String> {
-        crate::fault::point("rendered");
+        fault::point("rendered");
         let previous = self.previous.take();
-        let (go, envelope) = tokio::join!(self.hand_over(previous, &job), session.envelope(&mail.from, &mail.to));
+        let asking = async {
+            let envelope = session.envelope(&mail.from, &mail.to).await;
+            if envelope.is_ok() {
+                fault::point("envelope_accepted");
+            }
+            envelope
+        };
+        let (go, envelope) = tokio::join!(self.hand_over(previous, &job), asking);
         match (go, envelope) {
             (Go::Fenced, _) => Err("this worker lost its lease".to_owned()),
             // Withdrawn at the last moment; DATA is open, so only closing the session undoes it.
@@ -155,7 +164,7 @@ impl Server {
             if !self.shared.lease.holds() && self.hand_over(None, &begun.job).await != Go::Send {
                 return Err("this worker lost its lease".to_owned());
             }
-            crate::fault::point("handed_over");
+            fault::point("handed_over");
             *served += 1;
             let next = if session.can_chain() && *served < most { self.next_to_chain(session).await } else { None };
             let Some((job, mail)) = next else {
@@ -254,11 +263,9 @@ impl Server {
     }
 
     /// The envelope was refused, or the session broke before the body: the mail surely did not go out.
-    async fn not_begun(&mut self, mut job: Job, failure: Failure, served: u32) -> After {
-        // A relay may end a session after so many mails or so long an idleness: that is no judgement
-        // on the next mail, which another session takes at once.
-        if failure.ends_session() && served > 0 && !job.moved {
-            job.moved = true;
+    async fn not_begun(&mut self, job: Job, failure: Failure, served: u32) -> After {
+        if served > 0 && only_the_session_ended(&failure) {
+            // At most as often as sessions carry other mails: the first mail of one is not put back.
             self.lane.pool.put_back(job);
             return After::Over;
         }
@@ -266,7 +273,7 @@ impl Server {
     }
 
     async fn after_body(&mut self, job: Job, reply: Result<Reply, Failure>) -> After {
-        crate::fault::point("replied");
+        fault::point("reply_read");
         let now = self.shared.sender.clock.now();
         match reply {
             Ok(reply) => {
@@ -325,6 +332,19 @@ impl Server {
             }
         }
         ops::doubtful(job.id, job.attempt, InDoubt::Hold, &reason, now)
+    }
+}
+
+/// A relay may end a session after so many mails or so long an idleness: that is no judgement on the
+/// next mail, which another session takes at once. A 421 of a policy (RFC 3463: x.7.x), or to a
+/// recipient, is one.
+fn only_the_session_ended(failure: &Failure) -> bool {
+    match failure {
+        Failure::Broken { .. } => true,
+        Failure::Refused { stage: Stage::Connect | Stage::Mail, reply } => {
+            reply.code == 421 && reply.enhanced.is_none_or(|(_, subject, _)| subject != 7)
+        }
+        Failure::Refused { .. } | Failure::NeedsSmtpUtf8 => false,
     }
 }
 

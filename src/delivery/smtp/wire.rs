@@ -54,6 +54,8 @@ pub(super) struct Wire<S> {
     ready: Vec<u8>,
     given: usize,
     heard: Arc<Heard>,
+    /// Where a rehearsal may fail: the second half of a body is to be written.
+    half_written: bool,
 }
 
 /// A whole reply.
@@ -88,7 +90,7 @@ impl Answer {
 
 impl<S> Wire<S> {
     pub(super) fn new(inner: S, peer: SocketAddr, heard: Arc<Heard>) -> Self {
-        Wire { inner, peer, raw: Vec::new(), ready: Vec::new(), given: 0, heard }
+        Wire { inner, peer, raw: Vec::new(), ready: Vec::new(), given: 0, heard, half_written: false }
     }
 
     /// Has lettre read this reply first.
@@ -196,8 +198,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Wire<S> {
+    /// A write with a message's end in it goes out in two parts, with a place to fail after each.
+    fn poll_write_in_halves(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let ends_a_message = bytes.windows(5).any(|end| end == b"\r\n.\r\n");
+        let first = ends_a_message && !self.half_written && bytes.len() > 1;
+        let part = if first { bytes.len() / 2 } else { bytes.len() };
+        let written = ready!(Pin::new(&mut self.inner).poll_write(context, &bytes[..part]))?;
+        if first {
+            self.half_written = true;
+            crate::fault::point("body_half");
+        } else if self.half_written && written == bytes.len() {
+            self.half_written = false;
+            crate::fault::point("dot_written");
+        }
+        Poll::Ready(Ok(written))
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if cfg!(debug_assertions) {
+            return self.poll_write_in_halves(context, bytes);
+        }
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
 
