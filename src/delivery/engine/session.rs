@@ -336,14 +336,12 @@ impl Server {
 }
 
 /// A relay may end a session after so many mails or so long an idleness: that is no judgement on the
-/// next mail, which another session takes at once. A 421 of a policy (RFC 3463: x.7.x), or to a
-/// recipient, is one.
+/// next mail, which another session takes at once. If the relay means to slow us down, it says so again
+/// to that session's first mail. A 421 to a recipient is a judgement.
 fn only_the_session_ended(failure: &Failure) -> bool {
     match failure {
         Failure::Broken { .. } => true,
-        Failure::Refused { stage: Stage::Connect | Stage::Mail, reply } => {
-            reply.code == 421 && reply.enhanced.is_none_or(|(_, subject, _)| subject != 7)
-        }
+        Failure::Refused { stage: Stage::Connect | Stage::Mail, reply } => reply.code == 421,
         Failure::Refused { .. } | Failure::NeedsSmtpUtf8 => false,
     }
 }
