@@ -174,6 +174,7 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
     let schema = Schema::new(&config.attributes);
     let rules = draft.attributes_whole && draft.segments_whole;
     check_site(config, &mut problems);
+    check_providers(config, &mut problems);
     problems.extend(signers(config).err().unwrap_or_default());
     for segment in config.segments.values().filter(|_| rules) {
         if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
@@ -201,6 +202,23 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// A provider that nobody knows and that says no domain is a slip of the pen: its limits would hold
+/// nobody back.
+fn check_providers(config: &Config, problems: &mut Vec<Problem>) {
+    let shipped = Providers::shipped();
+    for (name, settings) in &config.providers {
+        if shipped.names().any(|known| known == name) || !settings.domains.is_empty() || !settings.mx.is_empty() {
+            continue;
+        }
+        let hint = match config::diagnostics::did_you_mean(name, shipped.names()) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "say whose mails these are: `domains = [\"leaf.example\"]`, or `mx = [\"mx.leaf.example\"]`".to_owned(),
+        };
+        let message = format!("no mailbox provider is called `{name}`, and it has no domains of its own");
+        problems.push(config.sources.problem(settings.place.as_ref(), message, hint));
+    }
 }
 
 fn check_site(config: &Config, problems: &mut Vec<Problem>) {

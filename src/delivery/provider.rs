@@ -48,8 +48,12 @@ impl From<&ProviderSettings> for Entry {
 /// How a provider wants to be treated. `None`: no limit but the relay's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Manners {
-    /// Sessions at a time that carry its mails.
+    /// Sessions at a time that carry its mails, as the configuration says.
     pub connections: Option<u32>,
+    /// The same while it asks us to slow down: the configuration's, or the shipped table's. The table
+    /// speaks of sessions with the provider itself; a relay in between has its own, so that this number
+    /// holds nobody back before the provider says a word.
+    pub connections_when_asked: Option<u32>,
     /// So many mails in so many seconds.
     pub rate: Option<(u64, u64)>,
     /// Mails a day.
@@ -91,12 +95,13 @@ impl Providers {
             providers.add(name, entry);
         }
         for (name, settings) in overrides {
-            providers.add(name, &Entry::from(settings));
+            let index = providers.add(name, &Entry::from(settings));
+            providers.manners[index].connections = settings.connections;
         }
         providers
     }
 
-    fn add(&mut self, name: &str, entry: &Entry) {
+    fn add(&mut self, name: &str, entry: &Entry) -> usize {
         let index = self.index(name).unwrap_or_else(|| {
             self.names.push(name.to_owned());
             self.manners.push(Manners::default());
@@ -105,9 +110,10 @@ impl Providers {
         self.by_domain.extend(entry.domains.iter().map(|domain| (normal(domain), index)));
         self.by_mx.extend(entry.mx.iter().map(|suffix| (normal(suffix).trim_start_matches('.').to_owned(), index)));
         let manners = &mut self.manners[index];
-        manners.connections = entry.connections.or(manners.connections);
+        manners.connections_when_asked = entry.connections.or(manners.connections_when_asked);
         manners.rate = entry.rate.or(manners.rate);
         manners.per_day = entry.per_day.or(manners.per_day);
+        index
     }
 
     /// The provider of an address domain: by the table, then by what was learned from its MX, else
@@ -279,8 +285,11 @@ mod tests {
         let other = ProviderSettings { connections: Some(3), ..ProviderSettings::default() };
         let overrides = BTreeMap::from([("gmail".to_owned(), gmail), ("house".to_owned(), house), ("other".to_owned(), other)]);
         let providers = Providers::new(&overrides);
-        assert_eq!(providers.manners("gmail"), Manners { connections: Some(2), rate: Some((100, 60)), per_day: None });
+        let gmail = Manners { connections: Some(2), connections_when_asked: Some(2), rate: Some((100, 60)), per_day: None };
+        assert_eq!(providers.manners("gmail"), gmail);
         assert_eq!(providers.manners("other").connections, Some(3));
+        let shipped = Manners { connections_when_asked: Some(5), ..Manners::default() };
+        assert_eq!(Providers::shipped().manners("gmail"), shipped, "the table's number holds only while somebody asks for it");
         assert_eq!((providers.of("leaf.example"), providers.of("gmail.com")), ("gmail", "gmail"));
         assert_eq!(
             (providers.of("gmx.de"), providers.of("gmx.net"), providers.by_mx("mx1.house.example")),

@@ -2,7 +2,12 @@
 
 use super::verdict::Throttle;
 use crate::args;
+use crate::clock::{DAY, Time};
 use crate::db::{Connection, DbError, Row, Tx};
+
+/// What a provider asked for so long ago says nothing about today, in milliseconds: days' limits have
+/// begun anew, and whoever sends once a week should not crawl for what happened a week ago.
+const KEPT_MS: i64 = 3 * DAY;
 
 /// A throttle as stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +43,12 @@ pub async fn all(db: &mut impl Connection) -> Result<Vec<Stored>, DbError> {
     rows.iter()
         .map(|row| Ok(Stored { relay: row.get(0)?, provider: row.get(1)?, reason: row.get(2)?, throttle: throttle(row, 3)? }))
         .collect()
+}
+
+/// Drops throttles of which nothing was heard for days. Answers how many.
+pub async fn forget(tx: &mut Tx, now: Time) -> Result<u64, DbError> {
+    let before = now.plus(-KEPT_MS);
+    tx.execute("DELETE FROM throttle WHERE paused_until < $1 AND changed_at < $1", args![before]).await
 }
 
 /// One throttle, which nobody else changes before this transaction ends.

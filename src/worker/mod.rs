@@ -3,6 +3,7 @@
 
 mod audience;
 mod confirm;
+mod house;
 mod lease;
 mod process;
 mod runs;
@@ -28,8 +29,6 @@ use runs::definition_of;
 
 /// How often the loop looks for work: a pause or a cancellation is noticed within that time.
 const TICK: Duration = Duration::from_millis(250);
-/// The lease of whoever fires schedules and settles what stopped workers left.
-const HOUSE: &str = "house";
 
 /// Why a run does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +47,7 @@ pub enum RunError {
 /// Runs everything that is not a page until `stop` turns true: recovery, schedules, runs, messages.
 pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
     let worker = Worker::start(instance.clone(), Scope::All, stop.clone()).await?;
-    let housekeeping = tokio::spawn(keep_house(instance.clone(), worker.id().await, stop.clone()));
+    let housekeeping = tokio::spawn(house::keep(instance.clone(), worker.id().await, stop.clone()));
     let mut said = false;
     while !*stop.borrow() {
         match worker.step().await {
@@ -72,37 +71,5 @@ async fn rest(stop: &mut watch::Receiver<bool>) {
     tokio::select! {
         () = tokio::time::sleep(TICK) => {}
         _ = stop.wait_for(|stop| *stop) => {}
-    }
-}
-
-/// Fires schedules, asks for confirmations and settles what stopped workers left: on one node at a
-/// time, on another one as soon as the lease of the first is over.
-async fn keep_house(instance: Arc<Instance>, holder: i64, mut stop: watch::Receiver<bool>) {
-    let mut first = true;
-    let lease_ms = i64::from(instance.config.delivery.lease_seconds) * crate::clock::SECOND;
-    let mut renewed_at = None;
-    let mut held = None;
-    while !*stop.borrow() {
-        let now = instance.clock.now();
-        if renewed_at.is_none_or(|at| now.since(at) > lease_ms / 4 || held.is_none()) {
-            held = lease::take(&instance.db, HOUSE, holder, lease_ms, now).await.unwrap_or_else(|error| {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the lease for schedules cannot be taken");
-                None
-            });
-            renewed_at = Some(now);
-        }
-        if let Some(held) = held {
-            let recovered = send::recover(&instance).await;
-            let fired = schedules::fire(&instance, held, first).await;
-            let asked = confirm::send_due(&instance).await;
-            for failed in [recovered, fired, asked].into_iter().filter_map(Result::err) {
-                tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
-            }
-            first = false;
-        }
-        rest(&mut stop).await;
-    }
-    if let Err(error) = lease::give_up(&instance.db, HOUSE, holder).await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "another node takes over the schedules when the lease is over");
     }
 }

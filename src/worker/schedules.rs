@@ -39,7 +39,7 @@ async fn fire_one(
         return Ok(());
     }
     let mut tx = instance.db.begin().await?;
-    if !held.is_newest(&mut tx, super::HOUSE).await? {
+    if !held.is_newest(&mut tx, super::house::HOUSE).await? {
         return Ok(tx.rollback().await?);
     }
     if let Some(at) = runs::due_firing(&mut tx, &campaign.name, &timing, now).await? {

@@ -170,9 +170,15 @@ impl Worker {
             RunState::Done => return Ok(Standing::Done),
             RunState::Paused | RunState::Cancelled | RunState::Failed => return Ok(Standing::Stopped),
         }
-        let dry = self.station.lock().await.engine.is_dry(run_id);
-        if !dry || self.progress(run_id).live() > 0 {
+        let (dry, waits_until) = {
+            let station = self.station.lock().await;
+            (station.engine.is_dry(run_id), station.engine.waits_until(run_id))
+        };
+        if self.progress(run_id).live() > 0 {
             return Ok(Standing::Busy);
+        }
+        if !dry {
+            return Ok(waits_until.map_or(Standing::Busy, Standing::Waits));
         }
         Ok(match deliveries::next_due(db, run_id).await? {
             Some(due_at) if due_at > self.instance.clock.now() => Standing::Waits(due_at),

@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::feeder::Held;
 use super::job::{Job, Progress, Ticket, What};
 use super::lane::Lane;
 use super::{RunContext, Shared};
-use crate::clock::Time;
+use crate::clock::{SECOND, Time};
 use crate::consent::Permit;
 use crate::contact::Contact;
 use crate::db::DbError;
 use crate::delivery::journal::{Go, skipped};
 use crate::delivery::sql::{self, ClaimedRow};
 use crate::delivery::state::Outcome;
+
+/// A limit that allows nothing is looked at again after this time at the latest: what another node
+/// claimed may come back unsent.
+const ASK_AT_LEAST_MS: i64 = SECOND;
 
 /// Up to so many mails of one run and provider, for one relay.
 pub(super) struct Wish {
@@ -34,10 +39,12 @@ impl Wish {
 /// How a wish fared.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Got {
+    /// So many rows were claimed, those without a permit included.
+    pub(super) claimed: usize,
     /// Fewer rows were due than wished for and allowed.
     pub(super) dry: bool,
     /// A limit allowed less than was wished for.
-    pub(super) limited: bool,
+    pub(super) held: Option<Held>,
 }
 
 /// What a claim brought.
@@ -71,19 +78,22 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
     let mut rows: Vec<Vec<ClaimedRow>> = Vec::with_capacity(wishes.len());
     for (at, (wish, got)) in wishes.iter().zip(&mut got).enumerate() {
         let allowed = limits.allowed(at, wish, now);
-        if allowed < wish.want {
-            got.limited = true;
-            for wait in limits.waits(at, wish, now) {
+        let mut claimed = Vec::new();
+        if allowed > 0 {
+            claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
+            got.claimed = claimed.len();
+            got.dry = claimed.len() < allowed;
+            limits.take(at, wish, claimed.len(), now);
+        }
+        if allowed < wish.want && !got.dry {
+            let waits = limits.waits(at, wish, now);
+            // A rate lets the next ones go in a moment.
+            let until = waits.iter().filter_map(|wait| wait.until).max().map(Time::from_millis);
+            got.held = Some(Held { ask_at: limits.next_at(at, wish, now).min(now.plus(ASK_AT_LEAST_MS)), until });
+            for wait in waits {
                 shared.note_wait(wish.run_id(), wait, now);
             }
         }
-        if allowed == 0 {
-            rows.push(Vec::new());
-            continue;
-        }
-        let claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
-        got.dry = claimed.len() < allowed;
-        limits.take(at, wish, claimed.len(), now);
         rows.push(claimed);
     }
     let mut claimed = Claimed { got, jobs: Vec::with_capacity(wishes.len()), refused: Vec::new() };

@@ -9,7 +9,7 @@ use super::claim::Wish;
 use super::job::{Job, What};
 use super::lane::Relay;
 use super::status::Wait;
-use crate::clock::Time;
+use crate::clock::{MINUTE, Time};
 use crate::config::{Limit, Rate};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery::limit::{self, Buckets, Limits, Returned};
@@ -18,9 +18,10 @@ use crate::delivery::verdict::{Allowance, Scope, SlowDown, Throttle};
 
 /// The provider's name under which a throttle of a whole relay is kept.
 const WHOLE_RELAY: &str = "*";
-/// A provider that asked us to slow down gets one session until it has been quiet for a while
-/// (Gmail's advice: stop, then one connection, then one more at a time).
-const SESSIONS_WHILE_THROTTLED: usize = 1;
+/// A provider that asked us to slow down gets one session after its pause, and one more each time it
+/// has been quiet for so long, in milliseconds (Gmail's advice: stop, then one connection, then one more
+/// at a time).
+const ONE_MORE_SESSION_MS: i64 = 5 * MINUTE;
 
 /// What this node knows of limits that others set.
 #[derive(Default)]
@@ -134,13 +135,14 @@ impl Governor {
     /// How many mails of a provider may be in a relay's sessions on this node, or what they wait for.
     pub(super) fn allowance(&self, sender: &Sender, relay: &Relay, provider: &str, now: Time) -> Result<usize, Wait> {
         let inner = self.inner();
-        let mut most = usize::MAX;
-        if let Some(connections) = sender.providers.manners(provider).connections {
-            // All nodes together: each takes its part, the first ones what does not divide, and none goes
-            // without, for it may be the only one that has mails for this provider.
+        let manners = sender.providers.manners(provider);
+        // All nodes together: each takes its part, the first ones what does not divide, and none goes
+        // without, for it may be the only one that has mails for this provider.
+        let part = |connections: Option<u32>| {
             let nodes = inner.nodes.max(1);
-            most = ((connections as usize + nodes - 1).saturating_sub(inner.place) / nodes).max(1);
-        }
+            connections.map_or(usize::MAX, |connections| ((connections as usize + nodes - 1).saturating_sub(inner.place) / nodes).max(1))
+        };
+        let mut most = part(manners.connections);
         if inner.throttles.is_empty() {
             return Ok(most);
         }
@@ -151,7 +153,11 @@ impl Governor {
                     let scope = if kept == WHOLE_RELAY { &relay.name } else { kept };
                     return Err(wait(relay, provider, "provider", scope, Some(until), &known.reason));
                 }
-                Allowance::AtMost { .. } => most = most.min(SESSIONS_WHILE_THROTTLED),
+                Allowance::AtMost { .. } => {
+                    let quiet_ms = now.since(known.throttle.paused_until).max(0);
+                    let so_far = 1 + usize::try_from(quiet_ms / ONE_MORE_SESSION_MS).unwrap_or(0);
+                    most = most.min(so_far).min(part(manners.connections_when_asked));
+                }
                 Allowance::Free => {}
             }
         }
@@ -159,7 +165,7 @@ impl Governor {
     }
 
     /// The rate that a provider asked of a relay: the lower one of its own and the whole relay's.
-    fn asked(&self, relay: &str, provider: &str, now: Time) -> Option<Rate> {
+    pub(super) fn asked(&self, relay: &str, provider: &str, now: Time) -> Option<Rate> {
         let inner = self.inner();
         if inner.throttles.is_empty() {
             return None;
@@ -244,6 +250,13 @@ impl Allowed {
     pub(super) fn allowed(&self, at: usize, wish: &Wish, now: Time) -> usize {
         let allowed = self.limits.allowed(&self.buckets, &self.wish(at, wish), now);
         wish.want.min(usize::try_from(allowed).unwrap_or(usize::MAX))
+    }
+
+    /// When about half of a burst may leave: asking for each mail by itself would be a transaction each.
+    pub(super) fn next_at(&self, at: usize, wish: &Wish, now: Time) -> Time {
+        let wanted = self.wish(at, wish);
+        let mails = (self.limits.most_at_once(&wanted, now) / 2).max(1);
+        self.limits.next_at(&self.buckets, &wanted, mails, now)
     }
 
     /// So many of them were claimed.

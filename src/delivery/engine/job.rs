@@ -66,6 +66,14 @@ impl Job {
         }
     }
 
+    /// The run it is a mail of; none for a message.
+    pub(super) fn run_id(&self) -> Option<i64> {
+        match &self.what {
+            What::Campaign(context) => Some(context.run.id),
+            What::Message(_) => None,
+        }
+    }
+
     /// When it is given up.
     pub(super) fn deadline(&self, sender: &Sender, now: Time) -> Time {
         match &self.what {
@@ -160,6 +168,11 @@ impl Progress {
     /// One more mail failed through a fault of ours; answers how many did in a row.
     pub(super) fn fault(&self) -> u32 {
         self.faults.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Whoever lets the run go on has looked at what was wrong.
+    pub(super) fn forgive(&self) {
+        self.faults.store(0, Ordering::Relaxed);
     }
 
     /// Mails a second over the last ten full seconds, in all and by provider.

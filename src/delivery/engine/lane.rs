@@ -136,11 +136,16 @@ struct Flow {
     given: f64,
     /// Since when its pool has had no room.
     full_since: Option<Instant>,
+    /// Since when its first session is being opened.
+    opening_since: Option<Instant>,
 }
 
 /// A relay whose pool has had no room for so long is slower than its weight: then others may take more
 /// than their part, for one slow relay must not hold up the rest.
 const BEHIND_AFTER: Duration = Duration::from_millis(500);
+
+/// A relay whose first session is being opened is waited for so long before others take its part.
+const OPENING_FOR: Duration = Duration::from_secs(1);
 
 impl Lane {
     pub(super) fn new(relay: Arc<Relay>, most: usize, idle: Duration, room: Arc<Notify>) -> Arc<Lane> {
@@ -171,6 +176,11 @@ impl Lane {
         self.flow().given += mails as f64 / f64::from(self.relay.config.weight.max(1));
     }
 
+    /// So many of what was given were not there to be had.
+    pub(super) fn take_back(&self, mails: usize) {
+        self.flow().given -= mails as f64 / f64::from(self.relay.config.weight.max(1));
+    }
+
     /// It counts as having had at least so much.
     pub(super) fn catch_up(&self, given: f64) {
         let mut flow = self.flow();
@@ -193,6 +203,7 @@ impl Lane {
 
     /// A session is open, until the answer is dropped.
     pub(super) fn opened(self: &Arc<Self>) -> OpenSession {
+        self.flow().opening_since = None;
         self.open.fetch_add(1, Ordering::AcqRel);
         OpenSession(self.clone())
     }
@@ -200,6 +211,11 @@ impl Lane {
     /// Whether work may be claimed for it.
     pub(super) fn is_ready(&self) -> bool {
         self.open() > 0 && !self.pool.is_closed()
+    }
+
+    /// Whether its first session has been being opened for a moment only. Asked while none is open.
+    pub(super) fn is_just_opening(&self) -> bool {
+        self.flow().opening_since.get_or_insert_with(Instant::now).elapsed() < OPENING_FOR
     }
 
     /// Whether somebody should look for another relay.

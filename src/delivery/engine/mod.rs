@@ -123,6 +123,8 @@ pub(super) struct Shared {
     runs: Mutex<BTreeMap<i64, Feed>>,
     /// Runs that should be paused, with the reason.
     alarms: Mutex<BTreeMap<i64, String>>,
+    /// Their claims, until the feeder has given them back.
+    stopped: Mutex<Vec<Job>>,
     /// What waits for a limit or a pause, as of the last rounds.
     waits: Mutex<Vec<(Time, Wait)>>,
     /// Wakes the feeder of campaigns.
@@ -146,10 +148,29 @@ impl Shared {
         self.message_wake.notify_one();
     }
 
+    /// Stops a run at once, until somebody looks at it: whatever waits would only fail as well.
     fn alarm(&self, job: &Job, reason: String) {
-        if let What::Campaign(context) = &job.what {
-            self.alarms.lock().unwrap_or_else(PoisonError::into_inner).entry(context.run.id).or_insert(reason);
+        let What::Campaign(context) = &job.what else { return };
+        let run_id = context.run.id;
+        self.alarms.lock().unwrap_or_else(PoisonError::into_inner).entry(run_id).or_insert(reason);
+        if let Some(feed) = self.runs().get_mut(&run_id) {
+            feed.leaving = true;
         }
+        let mut stopped = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped.extend(self.campaigns.iter().flat_map(|lane| lane.pool.remove(|job| job.run_id() == Some(run_id))));
+        self.wake.notify_one();
+    }
+
+    /// Nothing more of this provider (or of anybody) is taken from the relay's pools for campaigns, until
+    /// the feeder has looked: see `withdraw_paused`.
+    fn hold(&self, relay: &str, provider: Option<&str>) {
+        self.campaigns.iter().filter(|lane| lane.relay.name == relay).for_each(|lane| lane.pool.hold(provider));
+        self.wake.notify_one();
+    }
+
+    /// Claims of runs that were stopped at once, to be given back.
+    fn take_stopped(&self) -> Vec<Job> {
+        std::mem::take(&mut *self.stopped.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn runs(&self) -> MutexGuard<'_, BTreeMap<i64, Feed>> {
@@ -220,6 +241,7 @@ impl Engine {
             message_progress: Arc::default(),
             runs: Mutex::default(),
             alarms: Mutex::default(),
+            stopped: Mutex::default(),
             waits: Mutex::default(),
             wake,
             message_wake,
@@ -240,7 +262,10 @@ impl Engine {
 
     /// Adds a run whose mails are to leave. Its numbers go into `progress`.
     pub fn add(&self, context: Arc<RunContext>, progress: Arc<Progress>) {
-        self.shared.runs().entry(context.run.id).or_insert_with(|| Feed::new(context, progress));
+        self.shared.runs().entry(context.run.id).or_insert_with(|| {
+            progress.forgive();
+            Feed::new(context, progress)
+        });
         self.shared.wake.notify_one();
     }
 
@@ -259,6 +284,11 @@ impl Engine {
         self.shared.runs().get(&run_id).is_none_or(|feed| feed.progress.dry.load(Ordering::Acquire) && feed.progress.live() == 0)
     }
 
+    /// When the run's mails may leave again, where limits and pauses hold back all that is due.
+    pub fn waits_until(&self, run_id: i64) -> Option<Time> {
+        self.shared.runs().get(&run_id).and_then(Feed::waits_until)
+    }
+
     /// Looks at the run's rows again: something may be due that was not.
     pub fn look_again(&self, run_id: i64) {
         if let Some(feed) = self.shared.runs().get_mut(&run_id) {
@@ -273,8 +303,9 @@ impl Engine {
         if let Some(feed) = self.shared.runs().get_mut(&run_id) {
             feed.leaving = true;
         }
-        let of_run = |job: &Job| matches!(&job.what, What::Campaign(context) if context.run.id == run_id);
-        let jobs: Vec<Job> = self.shared.campaigns.iter().flat_map(|lane| lane.pool.remove(of_run)).collect();
+        let of_run = |job: &Job| job.run_id() == Some(run_id);
+        let mut jobs: Vec<Job> = self.shared.campaigns.iter().flat_map(|lane| lane.pool.remove(of_run)).collect();
+        jobs.extend(self.shared.take_stopped());
         self.shared.give_back(jobs).await;
         self.shared.runs().retain(|id, feed| *id != run_id || feed.progress.live() > 0);
     }
@@ -325,7 +356,8 @@ impl Engine {
             }
         }
         let lanes: Vec<Arc<Lane>> = self.shared.campaigns.iter().chain(&self.shared.messages).cloned().collect();
-        let left: Vec<Job> = lanes.iter().flat_map(|lane| lane.pool.close()).collect();
+        let mut left: Vec<Job> = lanes.iter().flat_map(|lane| lane.pool.close()).collect();
+        left.extend(self.shared.take_stopped());
         self.shared.give_back(left).await;
         for lane in lanes {
             lane.drain().await;

@@ -96,6 +96,12 @@ impl Pool {
         self.lock().line(provider).most = most.max(1);
     }
 
+    /// No mail of this provider (or of any) is taken until [`Pool::allow`].
+    pub(super) fn hold(&self, provider: Option<&str>) {
+        let mut inner = self.lock();
+        inner.lines.iter_mut().filter(|line| provider.is_none_or(|provider| *line.provider == *provider)).for_each(|line| line.most = 0);
+    }
+
     /// The next mail, where one may be taken.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Job> {
         let mut inner = self.lock();
@@ -153,6 +159,11 @@ impl Pool {
     /// How many mails of a provider wait.
     pub(super) fn waiting_for(&self, provider: &str) -> usize {
         self.lock().lines.iter().find(|line| &*line.provider == provider).map_or(0, |line| line.jobs.len())
+    }
+
+    /// The providers whose mails wait.
+    pub(super) fn providers(&self) -> Vec<Arc<str>> {
+        self.lock().lines.iter().filter(|line| !line.jobs.is_empty()).map(|line| line.provider.clone()).collect()
     }
 
     /// Takes the mails out that `which` picks.

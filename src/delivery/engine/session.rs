@@ -20,7 +20,7 @@ use crate::delivery::journal::{Go, skipped};
 use crate::delivery::ops;
 use crate::delivery::smtp::{Failure, Reply, Session, Stage};
 use crate::delivery::state::{Outcome, State};
-use crate::delivery::verdict::{Verdict, read_reply};
+use crate::delivery::verdict::{Scope, Verdict, read_reply};
 use crate::fault;
 
 /// A session with nothing to do makes its last outcome durable after this time: long enough that the
@@ -306,6 +306,7 @@ impl Server {
                 Verdict::SlowDown(signal) => {
                     let said = text.as_deref().unwrap_or_default();
                     let until = self.shared.governor.slow_down(sender, &self.lane.relay.name, &job, &signal, said, now).await;
+                    self.shared.hold(&self.lane.relay.name, (signal.scope == Scope::Provider).then_some(&*job.provider));
                     retry::after_pause(sender, &job, now, until, text)
                 }
                 Verdict::SenderProblem { .. } => {

@@ -69,7 +69,7 @@ pub struct Wait {
     pub provider: String,
     /// The relay they wait for.
     pub relay: String,
-    /// What holds them back: `rate`, `per_day`, `warm_up`, `provider` (it asked us to slow down).
+    /// What holds them back: `rate`, `day`, `warm-up`, `provider` (it asked us to slow down).
     pub limit: String,
     /// Whose limit it is, as named in the configuration.
     pub scope: String,
@@ -84,6 +84,14 @@ pub struct Wait {
 /// "gmail at 20/min until 14:05 UTC (421 4.7.28 ..)".
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.limit != "provider" && !self.reason.is_empty() {
+            // A limit of the configuration says itself whom it is about.
+            return if self.reason.starts_with(&self.provider) {
+                f.write_str(&self.reason)
+            } else {
+                write!(f, "{}: {}", self.provider, self.reason)
+            };
+        }
         f.write_str(&self.provider)?;
         if !self.rate.is_empty() {
             write!(f, " at {}", self.rate)?;

@@ -134,6 +134,13 @@ impl Limits {
         scopes.iter().map(|scope| buckets.get(&scope.name).available(&scope.limit, now, &today)).min().unwrap_or(u64::MAX)
     }
 
+    /// The most mails of a wish that rates let leave at one moment; [`u64::MAX`] without any. More need
+    /// not wait claimed: a relay that was slow would get them all at once, beyond the rate.
+    pub fn most_at_once(&self, wish: &Wish<'_>, now: Time) -> u64 {
+        let scopes = self.scopes(wish, &self.today(now));
+        scopes.iter().filter_map(|scope| scope.limit.rate.map(super::burst)).min().unwrap_or(u64::MAX)
+    }
+
     /// Debits as many mails of a wish as may leave, `wanted` at most, from all its limits together.
     /// Answers how many. The buckets must have been loaded for this wish.
     pub fn take(&self, buckets: &mut Buckets, wish: &Wish<'_>, wanted: u64, now: Time) -> u64 {
