@@ -44,7 +44,8 @@ pub fn locked(setting: Setting, form: &Form) -> Played {
     stage.receiver.wait_for(50, 60);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let url = stage.database.url.clone();
-    let held = runtime.block_on(async { Db::open(&url, OpenOptions { relaxed: true }).await.unwrap().begin().await.unwrap() });
+    let held = runtime
+        .block_on(async { Db::open(&url, OpenOptions { relaxed: true, ..OpenOptions::default() }).await.unwrap().begin().await.unwrap() });
     stage.nodes[0].as_mut().expect("it runs").wait_for_line("locked", 30);
     runtime.block_on(held.rollback()).unwrap();
     Played::Line(stage.judge())
