@@ -120,7 +120,7 @@ impl Worker {
         if station.engine.is_fenced() {
             self.renew_station(&mut station).await?;
         }
-        if station.engine.take_strays() && station.journal.settle_strays(self.instance.config.delivery.in_doubt).await {
+        if station.engine.settle_strays().await {
             for run_id in station.engine.run_ids() {
                 station.engine.look_again(run_id);
             }

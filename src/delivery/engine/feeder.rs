@@ -121,6 +121,7 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, DbError> {
     // Mails that came back from a session the relay closed want another one.
     shared.campaigns.iter().for_each(|lane| lane.staff(shared, 0));
     look(shared, now).await?;
+    let _claiming = shared.claiming.read().await;
     // A claim whose commit failed may stand in the database: nothing more until that is settled.
     if shared.strays.load(Ordering::Acquire) {
         return Ok(Round { waiting: true, ..Round::default() });
