@@ -12,6 +12,7 @@ mod sender;
 mod station;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -48,7 +49,7 @@ pub enum RunError {
 /// Runs everything that is not a page until `stop` turns true: recovery, schedules, runs, messages.
 pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
     let worker = Worker::start(instance.clone(), Scope::All, stop.clone()).await?;
-    let housekeeping = tokio::spawn(keep_house(instance.clone(), worker.id().await, stop.clone()));
+    let housekeeping = tokio::spawn(keep_house(instance.clone(), worker.place(), stop.clone()));
     let mut said = false;
     while !*stop.borrow() {
         match worker.step().await {
@@ -77,13 +78,14 @@ async fn rest(stop: &mut watch::Receiver<bool>) {
 
 /// Fires schedules, asks for confirmations and settles what stopped workers left: on one node at a
 /// time, on another one as soon as the lease of the first is over.
-async fn keep_house(instance: Arc<Instance>, holder: i64, mut stop: watch::Receiver<bool>) {
+async fn keep_house(instance: Arc<Instance>, place: Arc<AtomicI64>, mut stop: watch::Receiver<bool>) {
     let mut first = true;
     let lease_ms = i64::from(instance.config.delivery.lease_seconds) * crate::clock::SECOND;
     let mut renewed_at = None;
     let mut held = None;
     while !*stop.borrow() {
         let now = instance.clock.now();
+        let holder = place.load(Ordering::Acquire);
         if renewed_at.is_none_or(|at| now.since(at) > lease_ms / 4 || held.is_none()) {
             held = lease::take(&instance.db, HOUSE, holder, lease_ms, now).await.unwrap_or_else(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the lease for schedules cannot be taken");
@@ -102,7 +104,7 @@ async fn keep_house(instance: Arc<Instance>, holder: i64, mut stop: watch::Recei
         }
         rest(&mut stop).await;
     }
-    if let Err(error) = lease::give_up(&instance.db, HOUSE, holder).await {
+    if let Err(error) = lease::give_up(&instance.db, HOUSE, place.load(Ordering::Acquire)).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "another node takes over the schedules when the lease is over");
     }
 }
