@@ -149,6 +149,13 @@ impl Server {
             (Go::Refused, Err(failure)) if failure.ends_session() => Err(failure.to_string()),
             (Go::Refused, Err(_)) => Ok(None),
             (Go::Send, Ok(())) => Ok(Some(Begun { job, mail })),
+            (Go::Send, Err(failure)) if served > 0 && only_the_session_ended(&failure) => {
+                match self.shared.journal.take_back(job.id, job.attempt).await {
+                    Go::Fenced => self.shared.fence(),
+                    Go::Send | Go::Refused => self.lane.pool.put_back(job),
+                }
+                Err("the relay closed the session".to_owned())
+            }
             (Go::Send, Err(failure)) => match self.not_begun(job, failure, served).await {
                 After::Keep => Ok(None),
                 After::Over => Err("the relay closed the session".to_owned()),
