@@ -45,6 +45,7 @@ pub enum Go {
 struct Request {
     outcomes: Vec<Outcome>,
     handover: Option<(i64, i64, Arc<Permit>)>,
+    taken_back: Option<(i64, i64)>,
     answer: oneshot::Sender<Go>,
 }
 
@@ -88,6 +89,12 @@ impl Journal {
         self.ask(previous.into_iter().collect(), Some((delivery_id, attempt, permit))).await
     }
 
+    /// Makes durable that of this handover nothing went out. Without it, a crash would find the mail
+    /// in doubt also when it is only claimed again, and its journal row would stay.
+    pub async fn take_back(&self, delivery_id: i64, attempt: i64) -> Go {
+        self.send(Vec::new(), None, Some((delivery_id, attempt))).await
+    }
+
     /// Makes an outcome durable.
     pub async fn record(&self, outcome: Outcome) -> Go {
         self.ask(vec![outcome], None).await
@@ -99,8 +106,12 @@ impl Journal {
     }
 
     async fn ask(&self, outcomes: Vec<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>) -> Go {
+        self.send(outcomes, handover, None).await
+    }
+
+    async fn send(&self, outcomes: Vec<Outcome>, handover: Option<(i64, i64, Arc<Permit>)>, taken_back: Option<(i64, i64)>) -> Go {
         let (answer, answered) = oneshot::channel();
-        if self.asks.send(Ask::Commit(Request { outcomes, handover, answer })).await.is_err() {
+        if self.asks.send(Ask::Commit(Request { outcomes, handover, taken_back, answer })).await.is_err() {
             return Go::Fenced;
         }
         answered.await.unwrap_or(Go::Fenced)
@@ -269,6 +280,7 @@ impl Task {
                     handed.push(delivery_id);
                     self.open.insert(delivery_id, (row, attempt));
                 }
+                Entry::TakenBack { delivery_id, .. } => drop(self.open.remove(&delivery_id)),
                 Entry::Outcome(outcome) => {
                     self.open.remove(&outcome.delivery_id);
                     self.waiting.push(outcome);
@@ -498,6 +510,7 @@ fn entries(group: &[Request], lost: impl IntoIterator<Item = Option<&'static str
     let mut entries = Vec::with_capacity(group.len() * 2);
     for request in group {
         entries.extend(request.outcomes.iter().cloned().map(Entry::Outcome));
+        entries.extend(request.taken_back.map(|(delivery_id, attempt)| Entry::TakenBack { delivery_id, attempt }));
         if let Some((delivery_id, attempt, _)) = &request.handover {
             entries.push(match lost.next().flatten() {
                 None => Entry::HandedOver { delivery_id: *delivery_id, attempt: *attempt },
