@@ -42,7 +42,7 @@ impl Caller {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let status: u16 = answer.split(' ').nth(1)?.parse().ok()?;
-        assert!(status < 300 || status >= 500, "{to}: {answer}");
+        assert!(!(300..500).contains(&status), "{to}: {answer}");
         let (_, body) = answer.split_once("\r\n\r\n")?;
         (status < 300).then_some((status, serde_json::from_str(body).ok()?))
     }
