@@ -148,11 +148,8 @@ pub fn doubtful(delivery_id: i64, attempt: i64, in_doubt: InDoubt, what: &str, n
 
 /// Settles a run's doubtful deliveries: sends them again (same Message-ID), or takes them as sent.
 /// Answers how many there were.
-pub async fn release_doubtful(db: &Db, run_id: i64, resend: bool, now: Time) -> Result<u64, DbError> {
-    let mut tx = db.begin().await?;
-    let count = sql::settle_doubtful(&mut tx, run_id, if resend { State::Due } else { State::Sent }, now).await?;
-    tx.commit().await?;
-    Ok(count)
+pub async fn release_doubtful(tx: &mut Tx, run_id: i64, resend: bool, now: Time) -> Result<u64, DbError> {
+    sql::settle_doubtful(tx, run_id, if resend { State::Due } else { State::Sent }, now).await
 }
 
 /// Whether a run has nothing left to do.
