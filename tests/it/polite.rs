@@ -53,7 +53,22 @@ fn send_at(shop: &Instance, at: &str) -> (i32, Value) {
 }
 
 pub(crate) fn run_id(shop: &Instance) -> String {
-    shop.optin(&["run", "list", "--json"]).exits(0).json()["runs"][0]["run"].to_string()
+    wait_until("a run", 20, || {
+        let list = shop.optin(&["run", "list", "--json"]).exits(0).json();
+        list["runs"].as_array()?.first().map(|run| run["run"].to_string())
+    })
+}
+
+/// `optin serve` with the run under way.
+fn serving(shop: &Instance) -> Running {
+    let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
+    serving.wait_for_line("ready", 20);
+    shop.optin(&["send", "weekly", "--at", &soon()]).exits(0);
+    serving
+}
+
+fn soon() -> String {
+    Clock::system().now().plus(300).to_string()
 }
 
 pub(crate) fn show(shop: &Instance) -> Value {
@@ -198,7 +213,7 @@ on_each_database!(
         let settings = "[smtp]\nconnections = 2\n[provider.busy]\ndomains = [\"busy.example\"]\n[delivery]\nretry_hours = 72\n";
         let shop = shop(&database, settings).with_smtp(&sink);
         people(&shop, &[("gmail.com", 60), ("qq.com", 40), ("busy.example", 40), ("customer.example", 100)]);
-        let running = sending(&shop);
+        let running = serving(&shop);
         sink.wait_for(100, 30);
         let waiting = wait_for_words(&shop, "asked to slow down");
         assert!(waiting["until"].as_i64().unwrap() > Clock::system().now().plus(MINUTE / 2).millis(), "{waiting}");
@@ -246,17 +261,18 @@ on_each_database!(
         let sink = Sink::start();
         let shop = shop(&database, "[smtp]\nconnections = 4\nper_day = 30\n").with_smtp(&sink);
         people(&shop, &[("customer.example", 70)]);
-        let running = shop.command(&["send", "weekly", "--json", "--wait", "30"]).clock("2026-12-01T08:00:00Z").spawn();
+        let first = shop.command(&["send", "weekly"]).clock("2026-12-01T08:00:00Z").run().exits(1);
+        assert!(first.stderr.contains("30 a day reached, goes on at 00:00 UTC"), "{first}");
+        assert_eq!(sink.received().len(), 30);
+        let mut running = shop.command(&["serve", "--only", "worker"]).clock("2026-12-01T12:00:00Z").spawn();
+        running.wait_for_line("ready", 20);
         let said = wait_until("what it waits for", 20, || {
-            let list = shop.optin(&["run", "list", "--json"]).exits(0).json();
-            let id = list["runs"].as_array()?.first()?["run"].to_string();
-            let shown = shop.command(&["run", "show", &id, "--json"]).clock("2026-12-01T08:00:00Z").run().json();
+            let shown = shop.command(&["run", "show", &run_id(&shop), "--json"]).clock("2026-12-01T12:00:00Z").run().json();
             Some(shown["waiting"].as_array()?.first()?["text"].as_str()?.to_owned())
         });
-        assert!(said.contains("30 a day reached") && said.contains("00:00 UTC"), "{said}");
+        assert!(said.contains("30 a day reached, goes on at 00:00 UTC"), "{said}");
         running.signal("TERM");
         running.wait(20);
-        assert_eq!(sink.received().len(), 30);
         let (code, same_day) = send_at(&shop, "2026-12-01T23:00:00Z");
         assert_eq!((code, &same_day["sent"], &same_day["due"]), (1, &30.into(), &40.into()), "{same_day}");
         assert_eq!(send_at(&shop, "2026-12-02T00:00:01Z").1["sent"], 60);
@@ -327,10 +343,7 @@ on_each_database!(
         shop.write("../offer.csv", (0..20).map(|i| format!("o{i}@other.example\n")).fold("email\n".to_owned(), |all, line| all + &line));
         let args = ["import", "contacts", "offer.csv", "--topic", "offers", "--consent", "confirmed", "--source", "fair"];
         shop.optin(&args).exits(0);
-        let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
-        serving.wait_for_line("ready", 20);
-        let soon = || Clock::system().now().plus(300).to_string();
-        shop.optin(&["send", "weekly", "--at", &soon()]).exits(0);
+        let _serving = serving(&shop);
         sink.wait_for(60, 30);
         shop.optin(&["send", "offer", "--at", &soon()]).exits(0);
         let mails = wait_until("the small run", 30, || {
@@ -395,8 +408,6 @@ on_each_database!(
         people(&shop, &[("customer.example", 150), ("gmail.com", 150)]);
         let running = sending(&shop);
         let shown = wait_until("live numbers", 30, || {
-            let list = shop.optin(&["run", "list", "--json"]).exits(0).json();
-            list["runs"].as_array()?.first()?;
             let shown = show(&shop);
             (shown["per_second"].as_f64()? > 0.0 && shown["eta_seconds"].is_i64()).then_some(shown)
         });
@@ -432,7 +443,7 @@ on_each_database!(
         wait_until("old rows go", 20, || {
             (count("SELECT COUNT(*) FROM bucket WHERE name LIKE 'campaign:%'") == 1 && count("SELECT COUNT(*) FROM throttle") == 1).then_some(())
         });
-        shop.optin(&["send", "weekly", "--at", &Clock::system().now().plus(300).to_string()]).exits(0);
+        shop.optin(&["send", "weekly", "--at", &soon()]).exits(0);
         each_once(&sink.wait_for(5, 30), 5);
         assert_eq!(count("SELECT COUNT(*) FROM delivery WHERE provider = 'gmail'"), 3);
         assert_eq!(count("SELECT COUNT(*) FROM delivery WHERE provider = 'other'"), 2);

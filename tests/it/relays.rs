@@ -95,7 +95,7 @@ on_each_database!(
             sinks.iter().map(|(name, sink)| (*name, sink.received().len())).collect::<BTreeMap<_, _>>()
         };
         shop.write("campaigns/europe.toml", format!("{WEEKLY}[delivery]\nrelay = \"eu\"\n"));
-        shop.write("campaigns/oaks.toml", format!("{WEEKLY}[sender]\nname = \"Oak\"\nemail = \"hello@oak.example\"\n"));
+        shop.write("campaigns/oaks.toml", format!("{WEEKLY}[sender]\nname = \"Oak\"\nemail = \"hello@oak.example\"\npostal_address = \"1 Oak Street\"\n"));
         assert_eq!(send("europe"), BTreeMap::from([("tea", 0), ("eu", 150), ("oak", 0), ("messages", 0)]));
         let weekly = send("weekly");
         assert!(weekly["tea"] > 30 && weekly["eu"] > 180 && weekly["oak"] == 0 && weekly["messages"] == 0, "{weekly:?}");
