@@ -106,7 +106,7 @@ async fn main() {
     };
     println!("| engine | statement | ours, ms | typed sqlx, ms | ratio |\n|---|---|---|---|---|");
     for url in urls.split_whitespace() {
-        let db = Db::open(url, OpenOptions { relaxed: true }).await.expect("the database opens");
+        let db = Db::open(url, OpenOptions { relaxed: true, ..OpenOptions::default() }).await.expect("the database opens");
         fill(&db).await;
         if url.starts_with("sqlite") {
             let options = sqlx::sqlite::SqliteConnectOptions::new()

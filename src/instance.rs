@@ -95,7 +95,8 @@ impl Instance {
         let keys = Keys::new(&secret.value, &config.retired_secrets);
         let signers = signers(&config).map_err(|list| InstanceError::Config(Problems::new(list, config.sources.clone())))?;
         let schema = Schema::new(&config.attributes);
-        let db = Db::open(&config.database_url.value, options).await?;
+        let lease = std::time::Duration::from_secs(config.delivery.lease_seconds.into());
+        let db = Db::open(&config.database_url.value, OpenOptions { lease: Some(lease), ..options }).await?;
         contact::ops::ensure_columns(&db, &schema).await?;
         let catalog = Arc::new(Catalog::new(&config));
         let providers = Arc::new(Providers::new(&config.providers));

@@ -94,6 +94,13 @@ impl Permit {
         take(tx, Scope::Messages, contacts).await
     }
 
+    /// The state of the ledger in which all of these were taken; `None` when there are none, or when
+    /// they were taken in several. While `consent_head.epoch` still has this value, all of them hold.
+    pub fn common_epoch<'a>(mut permits: impl Iterator<Item = &'a Permit>) -> Option<i64> {
+        let epoch = permits.next()?.epoch;
+        permits.all(|permit| permit.epoch == epoch).then_some(epoch)
+    }
+
     /// Looks again, inside the transaction that makes `handed over` durable, whether permits still
     /// hold: for each, in order, nothing or why it is lost. While nobody anywhere withdrew or was
     /// suppressed since they were taken, this costs one row.

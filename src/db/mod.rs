@@ -275,6 +275,15 @@ impl Tx {
         }
     }
 
+    /// This transaction may stand still for as long as it likes: it waits for a file or an upload. Others
+    /// are ended by PostgreSQL after a while (see [`OpenOptions::lease`]).
+    pub async fn may_wait(&mut self) -> Result<()> {
+        if self.dialect() == Dialect::Postgres {
+            self.execute("SET LOCAL idle_in_transaction_session_timeout = 0", Vec::new()).await?;
+        }
+        Ok(())
+    }
+
     /// Makes everything durable.
     pub async fn commit(self) -> Result<()> {
         match self.inner {

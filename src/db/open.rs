@@ -25,6 +25,10 @@ const POSTGRES_CONNECTIONS: u32 = 12;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A statement that runs longer than this on PostgreSQL is ended: it would hold locks for ever.
 const POSTGRES_STATEMENT_TIMEOUT: &str = "300s";
+/// A transaction in which nothing happens for so long is ended by PostgreSQL, where no lease says
+/// otherwise: its process is frozen or cut off, and its row locks would hold up all others until TCP
+/// gives up, which takes two hours.
+const POSTGRES_IDLE_IN_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// Memory of one sort or hash on PostgreSQL: the set of people who clicked fits, so that a segment
 /// over a million people hashes it instead of searching it for each of them.
@@ -36,6 +40,9 @@ pub struct OpenOptions {
     /// Trade durability at power loss (not at a crash of the process) for speed. For throw-away
     /// databases only: the demo and tests.
     pub relaxed: bool,
+    /// How long a worker that does not answer keeps its place. A transaction that stands still for so
+    /// long is ended (PostgreSQL), so that others can take the place. `None`: after a minute.
+    pub lease: Option<Duration>,
 }
 
 impl Db {
@@ -47,7 +54,7 @@ impl Db {
         let db = if let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) {
             open_sqlite(url, path, options).await?
         } else if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            open_postgres(url).await?
+            open_postgres(url, options).await?
         } else {
             return Err(DbError::Url(redact_url(url)));
         };
@@ -100,14 +107,16 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
     Ok(Db { pools: Pools::Sqlite { writer, readers } })
 }
 
-async fn open_postgres(url: &str) -> Result<Db> {
+async fn open_postgres(url: &str, options: OpenOptions) -> Result<Db> {
     let failed = |source: sqlx::Error| DbError::Open {
         target: redact_url(url),
         reason: "check host, port, user, password and that the database exists (`createdb`)".to_owned(),
         source: Some(source),
     };
+    let idle = options.lease.unwrap_or(POSTGRES_IDLE_IN_TRANSACTION).as_millis().to_string();
     let connect = PgConnectOptions::from_str(url).map_err(failed)?.application_name("optin").options([
         ("statement_timeout", POSTGRES_STATEMENT_TIMEOUT),
+        ("idle_in_transaction_session_timeout", idle.as_str()),
         ("timezone", "UTC"),
         ("work_mem", POSTGRES_WORK_MEM),
     ]);

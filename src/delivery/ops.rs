@@ -118,7 +118,10 @@ async fn settle(tx: &mut Tx, worker: i64, in_doubt: InDoubt, now: Time) -> Resul
             Entry::Outcome(outcome) if claimed.get(&outcome.delivery_id) == Some(&outcome.attempt) => {
                 outcomes.insert(outcome.delivery_id, outcome);
             }
-            Entry::HandedOver { .. } | Entry::Outcome(_) => {}
+            Entry::TakenBack { delivery_id, attempt } if claimed.get(&delivery_id) == Some(&attempt) => {
+                handed.remove(&delivery_id);
+            }
+            Entry::HandedOver { .. } | Entry::TakenBack { .. } | Entry::Outcome(_) => {}
         }
     }
     let doubtful: Vec<Outcome> = handed

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::state::{Outcome, State};
 use crate::args;
 use crate::clock::Time;
-use crate::db::{Connection, DbError, Dialect, Rows, Tx, Value};
+use crate::db::{Connection, Db, DbError, Dialect, Rows, Tx, Value};
 
 /// A claimed delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,6 +276,24 @@ pub(super) async fn journal(tx: &mut Tx, id: i64, worker: i64, entries: &str, no
     };
     let sql = format!("INSERT INTO handover (id, worker, at, entries) SELECT $1, id, $3, $4 FROM worker WHERE id = $2 {lock}");
     Ok(tx.execute(&sql, args![id, worker, now, entries]).await? == 1)
+}
+
+/// Writes one journal row, if the worker still has its place and nobody has lost permission since
+/// `epoch`. One statement, durable when it returns.
+pub(super) async fn journal_at_epoch(db: &Db, id: i64, worker: i64, epoch: i64, entries: &str, now: Time) -> Result<bool, DbError> {
+    let sql = match db.dialect() {
+        Dialect::Sqlite => {
+            "INSERT INTO handover (id, worker, at, entries)
+             SELECT $1, w.id, $3, $4 FROM worker w, consent_head h WHERE w.id = $2 AND h.id = 1 AND h.epoch = $5"
+        }
+        // Whoever declares this worker dead, or takes a permission away, waits for our commit.
+        Dialect::Postgres => {
+            "INSERT INTO handover (id, worker, at, entries)
+             SELECT $1, w.id, $3, $4 FROM worker w, consent_head h WHERE w.id = $2 AND h.id = 1 AND h.epoch = $5
+             FOR SHARE"
+        }
+    };
+    Ok(db.execute(sql, args![id, worker, now, entries, epoch]).await? == 1)
 }
 
 pub(super) async fn journal_of(tx: &mut Tx, worker: i64) -> Result<Vec<String>, DbError> {

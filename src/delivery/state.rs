@@ -79,6 +79,14 @@ pub enum Entry {
     },
     /// What became of it.
     Outcome(Outcome),
+    /// The session ended before its body: nothing of this attempt went out, and it may be handed over
+    /// again.
+    TakenBack {
+        /// The delivery.
+        delivery_id: i64,
+        /// Which attempt, from 1.
+        attempt: i64,
+    },
 }
 
 /// Entries as stored: one a line, fields between tabs.
@@ -88,6 +96,7 @@ pub fn write_entries(entries: &[Entry]) -> String {
     for entry in entries {
         match entry {
             Entry::HandedOver { delivery_id, attempt } => out.push_str(&format!("H\t{delivery_id}\t{attempt}\n")),
+            Entry::TakenBack { delivery_id, attempt } => out.push_str(&format!("T\t{delivery_id}\t{attempt}\n")),
             Entry::Outcome(outcome) => out.push_str(&format!(
                 "O\t{}\t{}\t{}\t{}\t{}\t{}\t{}\n",
                 outcome.delivery_id,
@@ -113,6 +122,7 @@ fn read_entry(line: &str) -> Option<Entry> {
     let optional = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     match fields.as_slice() {
         ["H", delivery_id, attempt] => Some(Entry::HandedOver { delivery_id: delivery_id.parse().ok()?, attempt: attempt.parse().ok()? }),
+        ["T", delivery_id, attempt] => Some(Entry::TakenBack { delivery_id: delivery_id.parse().ok()?, attempt: attempt.parse().ok()? }),
         ["O", delivery_id, attempt, state, due_at, at, reason, reply] => Some(Entry::Outcome(Outcome {
             delivery_id: delivery_id.parse().ok()?,
             attempt: attempt.parse().ok()?,
@@ -143,9 +153,10 @@ mod tests {
                 reply: Some("451 later\tplease\n".to_owned()),
                 at: Time::from_millis(8),
             }),
+            Entry::TakenBack { delivery_id: 7, attempt: 2 },
         ];
         let read = read_entries(&write_entries(&entries));
-        assert_eq!(read[0], entries[0]);
+        assert_eq!((&read[0], &read[2]), (&entries[0], &entries[2]));
         assert!(matches!(&read[1], Entry::Outcome(outcome) if outcome.reply.as_deref() == Some("451 later please ")));
     }
 }

@@ -2,7 +2,7 @@
 //! behind which domain, which one node finds out and all others read.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ const WAIT_FOR_LEASE: Duration = Duration::from_secs(1);
 
 /// Keeps the house while this node holds its lease; on another one as soon as the lease of the first is
 /// over.
-pub(super) async fn keep(instance: Arc<Instance>, holder: i64, mut stop: watch::Receiver<bool>) {
+pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut stop: watch::Receiver<bool>) {
     let mut first = true;
     let lease_ms = i64::from(instance.config.delivery.lease_seconds) * SECOND;
     let mut renewed_at = None;
@@ -37,6 +37,7 @@ pub(super) async fn keep(instance: Arc<Instance>, holder: i64, mut stop: watch::
     let learning = tokio::spawn(learn(instance.clone(), holds.clone(), stop.clone()));
     while !*stop.borrow() {
         let now = instance.clock.now();
+        let holder = place.load(Ordering::Acquire);
         if renewed_at.is_none_or(|at| now.since(at) > lease_ms / 4 || held.is_none()) {
             held = lease::take(&instance.db, HOUSE, holder, lease_ms, now).await.unwrap_or_else(|error| {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the lease for schedules cannot be taken");
@@ -64,7 +65,7 @@ pub(super) async fn keep(instance: Arc<Instance>, holder: i64, mut stop: watch::
     if let Err(error) = learning.await {
         tracing::error!(%error, "domains were no longer looked up");
     }
-    if let Err(error) = lease::give_up(&instance.db, HOUSE, holder).await {
+    if let Err(error) = lease::give_up(&instance.db, HOUSE, place.load(Ordering::Acquire)).await {
         tracing::warn!(error = &error as &dyn std::error::Error, "another node takes over the schedules when the lease is over");
     }
 }

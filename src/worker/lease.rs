@@ -14,7 +14,9 @@ pub struct Held {
     token: i64,
 }
 
-/// Takes or keeps the lease `name` for `holder` until `now + lease_ms`. `None` while another holds it.
+/// Takes or keeps the lease `name` for the worker `holder` until `now + lease_ms`. `None` while another
+/// one holds it. A worker whose place was settled holds nothing any more: after a kill, schedules go on
+/// with the restart and not only when the lease is over.
 pub async fn take(db: &Db, name: &str, holder: i64, lease_ms: i64, now: Time) -> Result<Option<Held>, DbError> {
     let mut tx = db.begin().await?;
     let row = tx
@@ -24,6 +26,7 @@ pub async fn take(db: &Db, name: &str, holder: i64, lease_ms: i64, now: Time) ->
              SET holder = excluded.holder, lease_until = excluded.lease_until,
                token = CASE WHEN lease.holder = excluded.holder THEN lease.token ELSE lease.token + 1 END
              WHERE lease.holder = excluded.holder OR lease.lease_until < $4
+               OR NOT EXISTS (SELECT 1 FROM worker WHERE worker.id = lease.holder)
              RETURNING token",
             args![name, holder, now.plus(lease_ms), now],
         )

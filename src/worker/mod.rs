@@ -47,7 +47,7 @@ pub enum RunError {
 /// Runs everything that is not a page until `stop` turns true: recovery, schedules, runs, messages.
 pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> Result<(), RunError> {
     let worker = Worker::start(instance.clone(), Scope::All, stop.clone()).await?;
-    let housekeeping = tokio::spawn(house::keep(instance.clone(), worker.id().await, stop.clone()));
+    let housekeeping = tokio::spawn(house::keep(instance.clone(), worker.place(), stop.clone()));
     let mut said = false;
     while !*stop.borrow() {
         match worker.step().await {

@@ -2,6 +2,7 @@
 //! each of which may be repeated.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
@@ -54,6 +55,8 @@ pub struct Worker {
     sender: Arc<Sender>,
     scope: Scope,
     station: tokio::sync::Mutex<Station>,
+    /// The station's id.
+    place: Arc<AtomicI64>,
     /// Contents of runs under way, by run: preparing takes some milliseconds.
     contexts: tokio::sync::Mutex<HashMap<i64, Arc<RunContext>>>,
     /// Audiences being written.
@@ -73,6 +76,7 @@ impl Worker {
             instance,
             sender,
             scope,
+            place: Arc::new(AtomicI64::new(station.id)),
             station: tokio::sync::Mutex::new(station),
             contexts: tokio::sync::Mutex::default(),
             audiences: std::sync::Mutex::default(),
@@ -81,9 +85,9 @@ impl Worker {
         })
     }
 
-    /// The worker's id: the holder of leases.
-    pub async fn id(&self) -> i64 {
-        self.station.lock().await.id
+    /// The worker's id now: the holder of leases. It changes when its place is taken from it.
+    pub fn place(&self) -> Arc<AtomicI64> {
+        self.place.clone()
     }
 
     /// Gives the place back: conversations end, claims are returned, the journal is folded.
@@ -122,7 +126,7 @@ impl Worker {
         if station.engine.is_fenced() {
             self.renew_station(&mut station).await?;
         }
-        if station.engine.take_strays() && station.journal.settle_strays(self.instance.config.delivery.in_doubt).await {
+        if station.engine.settle_strays().await {
             for run_id in station.engine.run_ids() {
                 station.engine.look_again(run_id);
             }
@@ -193,6 +197,7 @@ impl Worker {
     async fn renew_station(&self, station: &mut Station) -> Result<(), RunError> {
         tracing::warn!(worker = station.id, "declared dead by another worker; going on under a new name");
         let fresh = Station::take(&self.instance, &self.sender, lanes(self.scope)).await?;
+        self.place.store(fresh.id, Ordering::Release);
         std::mem::replace(station, fresh).leave(&self.instance).await
     }
 
@@ -290,7 +295,7 @@ impl Worker {
         }
         crate::fault::point("run_finishing");
         if self.command(run_id, Command::Finish, None).await? {
-            let sent = self.progress(run_id).sent.load(std::sync::atomic::Ordering::Relaxed);
+            let sent = self.progress(run_id).sent.load(Ordering::Relaxed);
             tracing::info!(run = run_id, sent, "the run is done");
         }
         station.engine.remove(run_id).await;

@@ -8,6 +8,7 @@
 mod support;
 
 mod kills;
+mod lanes;
 mod receiver;
 mod stage;
 mod trouble;
@@ -85,12 +86,19 @@ fn scenarios() -> Vec<Scenario> {
         all.push(Scenario { name: name.to_owned(), settings, short, play });
     };
     let several: &'static [Setting] = &[NODES];
-    add("frozen past its lease, at a handover", several, several, Box::new(|s, f| kills::frozen(s, f, Some("handed_over"))));
-    add("frozen past its lease, anywhere", several, several, Box::new(|s, f| kills::frozen(s, f, None)));
+    add("frozen past its lease, at a handover", several, several, Box::new(|s, f| kills::frozen(s, f, Some("handed_over"), false)));
+    add("frozen past its lease, anywhere", several, several, Box::new(|s, f| kills::frozen(s, f, None, false)));
+    add("frozen past its lease, doubtful sent again", several, several, Box::new(|s, f| kills::frozen(s, f, Some("handed_over"), true)));
+    add("frozen inside a transaction", several, several, Box::new(|s, f| kills::frozen(s, f, Some("audience_half"), false)));
     add("database silent for one node", several, several, Box::new(trouble::cut_off));
     add("database link of one node down", several, several, Box::new(trouble::link_down));
-    add("killed at random", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, false)));
-    add("killed at random, doubtful sent again", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, true)));
+    add("killed at random", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, false, true)));
+    add("killed at random, no PIPELINING", EVERYWHERE, &[NODES], Box::new(|s, f| kills::random(s, f, false, false)));
+    add("killed at random, doubtful sent again", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, true, true)));
+    add("messages through kills", EVERYWHERE, EVERYWHERE, Box::new(lanes::messages));
+    add("two runs at once, killed at random", EVERYWHERE, &[SQLITE, NODES], Box::new(lanes::two_runs));
+    add("a rate, killed at random", EVERYWHERE, &[SQLITE, NODES], Box::new(lanes::rate));
+    add("a schedule after a kill", &[SQLITE, POSTGRES], &[SQLITE, POSTGRES], Box::new(lanes::schedule));
     for (step, passes) in kills::STEPS {
         add(&format!("killed at {step}"), EVERYWHERE, &[SQLITE, NODES], Box::new(|s, f| kills::step(s, f, step, *passes)));
     }

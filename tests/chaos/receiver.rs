@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
+use optin::clock::Clock;
+
 use crate::support::{free_port, wait_until};
 
 /// Longest line in a body, without its end (RFC 5321 section 4.5.3.1.6).
@@ -75,6 +77,8 @@ pub struct Log {
     pub taken: BTreeMap<String, Vec<String>>,
     /// Mails taken.
     pub mails: usize,
+    /// When each of them was, in milliseconds since 1970.
+    pub at_ms: Vec<u64>,
     /// Taken or dropped, and the connection closed before the reply.
     pub closed: BTreeSet<String>,
     /// Refused for good at least once.
@@ -93,8 +97,10 @@ impl Log {
         let (kind, to, rest) = (words.next().unwrap_or(""), words.next().unwrap_or("").to_owned(), words.next().unwrap_or(""));
         match kind {
             "taken" => {
+                let (id, at_ms) = rest.split_once(' ').unwrap_or((rest, ""));
                 self.mails += 1;
-                self.taken.entry(to).or_default().push(rest.to_owned());
+                self.at_ms.extend(at_ms.parse::<u64>());
+                self.taken.entry(to).or_default().push(id.to_owned());
             }
             "closed" => drop(self.closed.insert(to)),
             "never" => drop(self.never.insert(to)),
@@ -102,6 +108,30 @@ impl Log {
             "broken" => self.broken_off += 1,
             _ => self.breaches.push(line.to_owned()),
         }
+    }
+
+    /// What concerns the people of one domain; breaches concern all.
+    pub fn of(&self, domain: &str) -> Log {
+        let theirs = |person: &String| person.rsplit_once('@').is_some_and(|(_, theirs)| theirs == domain);
+        let some = |people: &BTreeSet<String>| people.iter().filter(|person| theirs(person)).cloned().collect();
+        let taken: BTreeMap<_, _> = self.taken.iter().filter(|(to, _)| theirs(to)).map(|(to, ids)| (to.clone(), ids.clone())).collect();
+        Log {
+            mails: taken.values().map(Vec::len).sum(),
+            taken,
+            at_ms: Vec::new(),
+            closed: some(&self.closed),
+            never: some(&self.never),
+            later: some(&self.later),
+            breaches: self.breaches.clone(),
+            broken_off: self.broken_off,
+        }
+    }
+
+    /// The most mails taken within one second, wherever it begins.
+    pub fn most_in_a_second(&self) -> usize {
+        let mut at_ms = self.at_ms.clone();
+        at_ms.sort_unstable();
+        (0..at_ms.len()).map(|first| at_ms[first..].partition_point(|at| *at < at_ms[first] + 1_000)).max().unwrap_or(0)
     }
 
     /// Copies beyond the first.
@@ -424,7 +454,7 @@ impl Conversation {
         }
         let close = manners.lot("close", &to) < manners.close;
         if !close || manners.lot("kept", &to) < 500 {
-            self.shared.note(&format!("taken {to} {id}"));
+            self.shared.note(&format!("taken {to} {id} {}", Clock::system().now().millis()));
         }
         if close {
             self.shared.note(&format!("closed {to}"));

@@ -1,6 +1,6 @@
 //! An instance, its receiver and its nodes; and the judgement at the end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use optin::clock::Clock;
@@ -11,8 +11,14 @@ use crate::receiver::{Log, Manners, Receiver};
 use crate::support::process::{Call, Output, Running};
 use crate::support::{Instance, TestDatabase, instance};
 
-/// Connections of a node: what one kill may leave in doubt.
+/// Connections of a node for campaigns, and as many for messages: what one kill may leave in doubt.
 pub const CONNECTIONS: usize = 4;
+/// The campaign of every scenario, and the domain of those who get it.
+const WEEKLY: (&str, &str) = ("weekly", "customer.example");
+/// A second one.
+pub const OFFERS: (&str, &str) = ("offers", "guest.example");
+/// The domain of those who get messages.
+pub const MESSAGES: &str = "order.example";
 /// Longest wait for the end of a run, in seconds.
 const PATIENCE_SECONDS: u64 = 120;
 
@@ -29,9 +35,13 @@ postal_address = "1 Leaf Street, Taipei"
 retry_seconds = [1]
 retry_hours = 1
 "#;
-const TOPICS: &str = "[tea-letter]\nname = \"Tea letter\"\ndescription = \"What is fresh, every Tuesday\"\n";
-const WEEKLY: &str = "topic = \"tea-letter\"\nsubject = \"Fresh leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n";
+const TOPICS: &str =
+    "[tea-letter]\nname = \"Tea letter\"\ndescription = \"What is fresh, every Tuesday\"\n[tea-offers]\nname = \"Tea offers\"\n";
+const CAMPAIGN: &str = "topic = \"tea-letter\"\nsubject = \"Fresh leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n";
 const BODY: &str = "# Fresh\n\nDear {{ contact.first_name | default('tea lover') }},\n\n[Three new oolongs](https://tea.example/oolong) came in.\n.and a line with a dot\n";
+
+const ORDER: &str = "subject = \"Order {{ data.order }}\"\nbody = \"order.md\"\n";
+const ORDER_BODY: &str = "Dear {{ contact.first_name | default('friend') }}: we have order {{ data.order }}.\n";
 
 /// Where a scenario plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +67,12 @@ pub struct Stage {
     pub more_doubt: usize,
     /// Whether doubtful mails are sent again.
     pub resend: bool,
+    /// Campaigns under way, each with the domain of its people.
+    campaigns: Vec<(&'static str, &'static str)>,
+    /// Messages that were accepted: to whom, with which id.
+    pub messages: BTreeMap<String, String>,
+    /// Whether the first node serves pages and the API too.
+    pub pages: bool,
     wiring: Wiring,
     _folder: TempDir,
     pub database: TestDatabase,
@@ -84,12 +100,16 @@ impl Stage {
     pub fn on(database: TestDatabase, setting: Setting, people: usize, manners: Manners) -> Stage {
         let folder = tempfile::Builder::new().prefix("optin-chaos-").tempdir().expect("a temporary folder");
         let receiver = Receiver::start(folder.path(), manners);
-        let files = [("optin.toml", OPTIN), ("topics.toml", TOPICS), ("campaigns/weekly.toml", WEEKLY), ("campaigns/weekly.md", BODY)];
+        let files = [
+            ("optin.toml", OPTIN),
+            ("topics.toml", TOPICS),
+            ("campaigns/weekly.toml", CAMPAIGN),
+            ("campaigns/weekly.md", BODY),
+            ("messages/order.toml", ORDER),
+            ("messages/order.md", ORDER_BODY),
+        ];
         let shop = instance(&database, &files).with_env("OPTIN_SMTP__URL", &format!("smtp://127.0.0.1:{}", receiver.port()));
-        let lines: String = (0..people).map(|i| format!("p{i}@customer.example,Person {i}\n")).collect();
-        shop.write("../people.csv", format!("email,first_name\n{lines}"));
-        let import = ["import", "contacts", "people.csv", "--topic", "tea-letter", "--consent", "confirmed", "--source", "fair", "--json"];
-        assert_eq!(shop.optin(&import).exits(0).json()["added"], people);
+        subscribe(&shop, people, WEEKLY.1, "tea-letter");
         Stage {
             nodes: (0..setting.nodes).map(|_| None).collect(),
             people,
@@ -98,6 +118,9 @@ impl Stage {
             kills: 0,
             more_doubt: 0,
             resend: false,
+            campaigns: vec![WEEKLY],
+            messages: BTreeMap::new(),
+            pages: false,
             wiring: Box::new(|call, _| call),
             _folder: folder,
             database,
@@ -109,18 +132,28 @@ impl Stage {
         self.wiring = Box::new(wiring);
     }
 
-    /// Makes the run; nodes that serve send it at once.
+    /// A second campaign to as many other people.
+    pub fn add_offers(&mut self) {
+        subscribe(&self.shop, self.people, OFFERS.1, "tea-offers");
+        self.shop.write("campaigns/offers.toml", CAMPAIGN.replace("tea-letter", "tea-offers"));
+        self.campaigns.push(OFFERS);
+    }
+
+    /// Makes the runs; nodes that serve send it at once.
     pub fn schedule(&self) {
         let now = Clock::system().now();
         let at = now.to_string();
         let before = now.plus(-3_600_000).to_string();
-        let made = self.shop.command(&["send", "weekly", "--json", "--at", &at]).clock(&before).run().exits(0).json();
-        assert_eq!(made["state"], "scheduled", "{made}");
+        for (campaign, _) in &self.campaigns {
+            let made = self.shop.command(&["send", campaign, "--json", "--at", &at]).clock(&before).run().exits(0).json();
+            assert_eq!(made["state"], "scheduled", "{made}");
+        }
     }
 
     /// How node `index` is started.
     pub fn node_call(&self, index: usize) -> Call {
-        (self.wiring)(self.shop.command(&["serve", "--only", "worker"]).env("OPTIN_LOG__LEVEL", "info"), index)
+        let serve: &[&str] = if self.pages && index == 0 { &["serve"] } else { &["serve", "--only", "worker"] };
+        (self.wiring)(self.shop.command(serve).env("OPTIN_LOG__LEVEL", "info"), index)
     }
 
     /// Starts node `index`.
@@ -158,27 +191,44 @@ impl Stage {
         }
     }
 
-    /// The newest run; `None` while the database does not answer.
+    /// The newest run of the first campaign; `None` while the database does not answer.
     pub fn run(&self) -> Option<Value> {
-        let output = self.shop.optin(&["run", "list", "--json"]);
-        (output.code == 0).then(|| output.json()["runs"][0].clone())
+        self.run_of(WEEKLY.0)
     }
 
-    /// Its id.
-    pub fn run_id(&self) -> String {
-        self.run().expect("the database answers")["run"].to_string()
+    fn run_of(&self, campaign: &str) -> Option<Value> {
+        let output = self.shop.optin(&["run", "list", "--json"]);
+        let runs = (output.code == 0).then(|| output.json()["runs"].clone())?;
+        Some(runs.as_array()?.iter().find(|run| run["campaign"] == campaign)?.clone())
     }
 
     /// One of `optin run ..`.
     pub fn run_command(&self, action: &str) -> Output {
-        self.shop.optin(&["run", action, &self.run_id(), "--json"])
+        self.command_for(WEEKLY.0, action)
     }
 
-    /// Waits until the run is done.
+    /// People of the first campaign in doubt whose mail the receiver has.
+    pub fn doubtful_and_taken(&self) -> Vec<String> {
+        let (shown, log) = (self.run_command("show").exits(0).json(), self.receiver.log());
+        named(&shown, "in_doubt").into_iter().filter(|person| log.taken.contains_key(person)).collect()
+    }
+
+    fn command_for(&self, campaign: &str, action: &str) -> Output {
+        let run = self.run_of(campaign).expect("the database answers")["run"].to_string();
+        self.shop.optin(&["run", action, &run, "--json"])
+    }
+
+    /// Waits until all runs are done.
     pub fn finish(&mut self) {
+        for (campaign, _) in self.campaigns.clone() {
+            self.finish_run(campaign);
+        }
+    }
+
+    fn finish_run(&mut self, campaign: &str) {
         let deadline = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
         loop {
-            let run = self.run();
+            let run = self.run_of(campaign);
             if run.as_ref().is_some_and(|run| run["state"] == "done") {
                 return;
             }
@@ -199,26 +249,91 @@ impl Stage {
     /// Waits for the end, stops the nodes, and holds what optin says against the receiver's log.
     pub fn judge(mut self) -> Line {
         self.finish();
+        self.finish_messages();
         self.terminate();
-        let shown = self.run_command("show").exits(0).json();
-        let report = self.shop.optin(&["report", "weekly", "--json"]).exits(0).json();
         let log = self.receiver.log();
-        let verdict = Verdict::of(&self, &shown, &log);
-        let problems = verdict.problems(&self, &shown, &report, &log);
-        assert!(problems.is_empty(), "{}\nthe run: {}", problems.join("\n"), brief(&shown));
+        let (mut lost, mut in_doubt) = (0, 0);
+        for (campaign, domain) in &self.campaigns {
+            let shown = self.command_for(campaign, "show").exits(0).json();
+            let report = self.shop.optin(&["report", campaign, "--json"]).exits(0).json();
+            let log = log.of(domain);
+            let verdict = Verdict::of(&self, domain, &shown, &log);
+            let problems = verdict.problems(&self, &shown, &report, &log);
+            assert!(problems.is_empty(), "{}\nthe run: {}", problems.join("\n"), brief(&shown));
+            lost += verdict.lost.len();
+            in_doubt += verdict.doubtful.len();
+        }
+        in_doubt += self.judge_messages(&log.of(MESSAGES));
+        assert!(in_doubt <= self.bound(), "{in_doubt} in doubt in all, at most {}", self.bound());
         Line {
             kills: self.kills,
-            people: self.people,
-            lost: verdict.lost.len(),
+            people: self.people * self.campaigns.len() + self.messages.len(),
+            lost,
             doubled: log.doubled(),
-            in_doubt: verdict.doubtful.len(),
+            in_doubt,
             bound: self.bound(),
         }
     }
 
-    fn bound(&self) -> usize {
-        self.kills * CONNECTIONS + self.more_doubt
+    /// Where each message is, by its recipient.
+    fn message_states(&self) -> BTreeMap<String, (String, String)> {
+        let listed = self.shop.optin(&["message", "list", "--json"]).exits(0).json();
+        let text = |message: &Value, name: &str| message[name].as_str().expect("text").to_owned();
+        let messages = listed["messages"].as_array().expect("a list of messages").iter();
+        messages.map(|message| (text(message, "to"), (text(message, "id"), text(message, "state")))).collect()
     }
+
+    fn finish_messages(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.messages.is_empty() {
+            let states = self.message_states();
+            let open: Vec<_> =
+                states.iter().filter(|(_, (_, state))| ["queued", "sending", "deferred"].contains(&state.as_str())).collect();
+            if open.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{} messages are still open: {:?}", open.len(), open.first());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Each message arrived once, or is in doubt by its id. Answers how many are in doubt.
+    fn judge_messages(&self, log: &Log) -> usize {
+        if self.messages.is_empty() {
+            assert!(log.taken.is_empty(), "messages that nobody asked for");
+            return 0;
+        }
+        let states = self.message_states();
+        let mut in_doubt = 0;
+        for (to, id) in &self.messages {
+            let copies = log.taken.get(to).map_or(0, Vec::len);
+            let (known, state) = states.get(to).unwrap_or_else(|| panic!("message {id} to {to} was accepted and is lost"));
+            assert_eq!(known, id, "two messages to {to}");
+            match state.as_str() {
+                "sent" => assert_eq!(copies, 1, "message {id} is sent, and {copies} arrived"),
+                "in_doubt" => {
+                    assert!(copies <= 1, "message {id} arrived {copies} times");
+                    in_doubt += 1;
+                }
+                other => panic!("message {id} is {other}"),
+            }
+        }
+        assert_eq!(states.len(), self.messages.len(), "messages that nobody asked for");
+        in_doubt
+    }
+
+    fn bound(&self) -> usize {
+        let lanes = if self.messages.is_empty() { 1 } else { 2 };
+        self.kills * lanes * CONNECTIONS + self.more_doubt
+    }
+}
+
+/// So many people of a domain, subscribed to a topic.
+fn subscribe(shop: &Instance, people: usize, domain: &str, topic: &str) {
+    let lines: String = (0..people).map(|i| format!("p{i}@{domain},Person {i}\n")).collect();
+    shop.write("../people.csv", format!("email,first_name\n{lines}"));
+    let import = ["import", "contacts", "people.csv", "--topic", topic, "--consent", "confirmed", "--source", "fair", "--json"];
+    assert_eq!(shop.optin(&import).exits(0).json()["added"], people);
 }
 
 /// Without the lists of mails.
@@ -247,11 +362,11 @@ fn few(names: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 impl Verdict {
-    fn of(stage: &Stage, shown: &Value, log: &Log) -> Verdict {
+    fn of(stage: &Stage, domain: &str, shown: &Value, log: &Log) -> Verdict {
         let (doubtful, bounced) = (named(shown, "in_doubt"), named(shown, "bounced"));
         let unsent: BTreeSet<String> = named(shown, "failed").union(&named(shown, "skipped")).cloned().collect();
         let told = |person: &String| doubtful.contains(person) || bounced.contains(person) || unsent.contains(person);
-        let everybody = (0..stage.people).map(|i| format!("p{i}@customer.example"));
+        let everybody = (0..stage.people).map(|i| format!("p{i}@{domain}"));
         let lost = everybody.filter(|person| !log.taken.contains_key(person) && !told(person)).collect();
         Verdict { lost, doubtful, bounced, unsent }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use optin::db::{Db, OpenOptions};
 
-use crate::kills::lease;
+use crate::kills::LEASE;
 use crate::receiver::Manners;
 use crate::stage::{Setting, Stage};
 use crate::support::postgres::Server;
@@ -29,9 +29,10 @@ pub fn postgres_restarts(setting: Setting, form: &Form) -> Played {
     let mut stage = Stage::on(database, setting, 300, unhurried(form.seed));
     stage.schedule();
     stage.start_all();
-    for (after, signal) in [(50, "INT"), (150, "QUIT")] {
-        stage.receiver.wait_for(after, 60);
-        server.restart(signal);
+    let restarts = if form.long { 8 } else { 2 };
+    for restart in 0..restarts {
+        stage.receiver.wait_for(50 + 200 * restart / restarts, 60);
+        server.restart(if restart % 2 == 0 { "INT" } else { "QUIT" });
     }
     Played::Line(stage.judge())
 }
@@ -44,7 +45,8 @@ pub fn locked(setting: Setting, form: &Form) -> Played {
     stage.receiver.wait_for(50, 60);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let url = stage.database.url.clone();
-    let held = runtime.block_on(async { Db::open(&url, OpenOptions { relaxed: true }).await.unwrap().begin().await.unwrap() });
+    let held = runtime
+        .block_on(async { Db::open(&url, OpenOptions { relaxed: true, ..OpenOptions::default() }).await.unwrap().begin().await.unwrap() });
     stage.nodes[0].as_mut().expect("it runs").wait_for_line("locked", 30);
     runtime.block_on(held.rollback()).unwrap();
     Played::Line(stage.judge())
@@ -181,17 +183,11 @@ fn port_of(url: &str) -> u16 {
 /// One node's database is silent for longer than its lease; the others take over.
 pub fn cut_off(setting: Setting, form: &Form) -> Played {
     let mut stage = Stage::new(setting, 300, unhurried(form.seed));
-    let (_, variable) = lease(&stage);
-    if variable.is_none() && !form.long {
-        return Played::Skipped(
-            "`[delivery] lease_seconds` is not a setting of this build, and 30 s are too long for the short form".to_owned(),
-        );
-    }
     let port = port_of(&stage.database.url);
     let cable = Cable::lay("127.0.0.1", port);
     let url = stage.database.url.replace(&format!(":{port}/"), &format!(":{}/", cable.port));
     stage.wire(move |call, node| {
-        let call = variable.into_iter().fold(call, |call, (name, value)| call.env(name, value));
+        let call = call.env(LEASE.0, LEASE.1);
         if node == 0 { call.env("OPTIN_DATABASE__URL", &url) } else { call }
     });
     stage.schedule();
@@ -264,12 +260,6 @@ pub fn link_down(setting: Setting, form: &Form) -> Played {
         Err(reason) => return Played::Skipped(format!("no network name space can be made here: {reason}")),
     };
     let mut stage = Stage::new(setting, 300, unhurried(form.seed));
-    let (_, variable) = lease(&stage);
-    if variable.is_none() && !form.long {
-        return Played::Skipped(
-            "`[delivery] lease_seconds` is not a setting of this build, and 30 s are too long for the short form".to_owned(),
-        );
-    }
     let port = port_of(&stage.database.url);
     let database = space.address("d", 1);
     let cable = Cable::lay(&database, port);
@@ -277,7 +267,7 @@ pub fn link_down(setting: Setting, form: &Form) -> Played {
     let relay = format!("smtp://{}:{}", space.address("r", 1), stage.receiver.port());
     let name = space.name.clone();
     stage.wire(move |call, node| {
-        let call = variable.into_iter().fold(call, |call, (name, value)| call.env(name, value));
+        let call = call.env(LEASE.0, LEASE.1);
         if node != 0 {
             return call;
         }

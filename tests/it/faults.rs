@@ -329,7 +329,7 @@ fn rusqlite_lock(path: &str) -> impl Drop {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let url = format!("sqlite://{path}");
     let tx = runtime.block_on(async {
-        let db = optin::db::Db::open(&url, optin::db::OpenOptions { relaxed: true }).await.unwrap();
+        let db = optin::db::Db::open(&url, optin::db::OpenOptions { relaxed: true, ..Default::default() }).await.unwrap();
         db.begin().await.unwrap()
     });
     Held(runtime, Some(tx))

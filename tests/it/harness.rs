@@ -211,7 +211,7 @@ fn a_server_of_ones_own_keeps_what_was_committed_when_it_is_restarted() {
     let mut server = crate::support::postgres::Server::start_durable();
     let url = server.create_database("kept");
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let open = || optin::db::Db::open(&url, optin::db::OpenOptions { relaxed: true });
+    let open = || optin::db::Db::open(&url, optin::db::OpenOptions { relaxed: true, ..Default::default() });
     let count = |db: &optin::db::Db| {
         let row = runtime.block_on(db.fetch_one("SELECT COUNT(*) FROM schema_migration", optin::args![])).unwrap();
         row.get::<i64>(0).unwrap()

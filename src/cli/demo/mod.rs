@@ -208,7 +208,8 @@ async fn open(context: &Context, folder: &Path, address: SocketAddr, inbox: &Inb
     ]);
     let config = instance::load_checked(&config_dir, &environment).map_err(|problems| anyhow::anyhow!(problems.render(false)))?;
     telemetry::start("error", false, context.out.terminal).map_err(anyhow::Error::msg)?;
-    Ok(Instance::open_with(config, context.clock.clone(), context.entropy.clone(), OpenOptions { relaxed: true }).await?)
+    Ok(Instance::open_with(config, context.clock.clone(), context.entropy.clone(), OpenOptions { relaxed: true, ..OpenOptions::default() })
+        .await?)
 }
 
 /// The demo's folder; removed at the end unless it is to be kept.

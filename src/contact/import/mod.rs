@@ -253,7 +253,11 @@ impl Import<'_> {
             let at = batch.progress;
             let (mut tx, batches) = match open.take() {
                 Some(open) => open,
-                None => (self.db.begin().await?, 0),
+                None => {
+                    let mut tx = self.db.begin().await?;
+                    tx.may_wait().await?;
+                    (tx, 0)
+                }
             };
             (counts.read, counts.rejected) = (at.rows, at.rejected);
             let rows = writer.write(&mut tx, &mut batch, counts).await?;

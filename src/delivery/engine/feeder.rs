@@ -158,6 +158,7 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, DbError> {
     // Mails that came back from a session the relay closed want another one.
     shared.campaigns.iter().for_each(|lane| lane.staff(shared, 0));
     look(shared, now).await?;
+    let _claiming = shared.claiming.read().await;
     // A claim whose commit failed may stand in the database: nothing more until that is settled.
     if shared.strays.load(Ordering::Acquire) {
         return Ok(Round { waiting: true, ..Round::default() });
@@ -254,7 +255,7 @@ struct Plan {
 
 /// What to claim now, for which relay.
 fn plan(shared: &Arc<Shared>, now: Time) -> Plan {
-    let mut rooms: Vec<usize> = shared.campaigns.iter().map(|lane| room(lane)).collect();
+    let mut rooms: Vec<usize> = shared.campaigns.iter().map(room).collect();
     let mut plan = Plan { wishes: Vec::new(), full: false, waiting: false };
     let mut left = CLAIM_BATCH;
     let mut runs = shared.runs();
@@ -293,7 +294,7 @@ fn plan(shared: &Arc<Shared>, now: Time) -> Plan {
                     },
                     Err(wait) => {
                         let until = wait.until;
-                        shared.note_wait(feed.context.run.id, wait, now);
+                        shared.note_wait(feed.context.run.id, *wait, now);
                         until.map(Time::from_millis)
                     }
                 };

@@ -133,7 +133,7 @@ impl Governor {
     }
 
     /// How many mails of a provider may be in a relay's sessions on this node, or what they wait for.
-    pub(super) fn allowance(&self, sender: &Sender, relay: &Relay, provider: &str, now: Time) -> Result<usize, Wait> {
+    pub(super) fn allowance(&self, sender: &Sender, relay: &Relay, provider: &str, now: Time) -> Result<usize, Box<Wait>> {
         let inner = self.inner();
         let manners = sender.providers.manners(provider);
         // All nodes together: each takes its part, the first ones what does not divide, and none goes
@@ -151,7 +151,7 @@ impl Governor {
             match known.throttle.allowed(now) {
                 Allowance::NotBefore(until) => {
                     let scope = if kept == WHOLE_RELAY { &relay.name } else { kept };
-                    return Err(wait(relay, provider, "provider", scope, Some(until), &known.reason));
+                    return Err(Box::new(wait(relay, provider, "provider", scope, Some(until), &known.reason)));
                 }
                 Allowance::AtMost { .. } => {
                     let quiet_ms = now.since(known.throttle.paused_until).max(0);

@@ -60,6 +60,7 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, DbError> {
         shared.give_back(left).await;
     }
     shared.messages.iter().for_each(|lane| lane.staff(shared, 0));
+    let _claiming = shared.claiming.read().await;
     if shared.strays.load(Ordering::Acquire) {
         return Ok(false);
     }

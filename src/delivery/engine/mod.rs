@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 use tokio::task::JoinHandle;
 
 use super::dkim::Signers;
@@ -135,6 +135,8 @@ pub(super) struct Shared {
     fenced: AtomicBool,
     /// A claim's fate is unknown (its commit failed): once nothing is live, claims are compared.
     strays: AtomicBool,
+    /// Shared by whoever claims, from the question to the pool; alone for whoever compares claims.
+    claiming: RwLock<()>,
 }
 
 impl Shared {
@@ -248,6 +250,7 @@ impl Engine {
             over: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
             strays: AtomicBool::new(false),
+            claiming: RwLock::default(),
             sender,
             journal,
             worker,
@@ -320,10 +323,20 @@ impl Engine {
         self.shared.fenced.load(Ordering::Acquire)
     }
 
-    /// Whether claims may stand in the database that nobody here knows of, and it is quiet enough to
-    /// settle that.
-    pub fn take_strays(&self) -> bool {
-        self.shared.strays.load(Ordering::Acquire) && self.shared.live() == 0 && self.shared.strays.swap(false, Ordering::AcqRel)
+    /// Gives back claims that stand in the database and that nobody here knows of, once it is quiet
+    /// enough to tell them. Answers whether it did.
+    pub async fn settle_strays(&self) -> bool {
+        let shared = &self.shared;
+        if !shared.strays.load(Ordering::Acquire) {
+            return false;
+        }
+        // A claim made meanwhile would be given back as well, and its mails would be sent twice.
+        let Ok(_alone) = shared.claiming.try_write() else { return false };
+        if shared.live() > 0 || !shared.journal.settle_strays(shared.sender.in_doubt).await {
+            return false;
+        }
+        shared.strays.store(false, Ordering::Release);
+        true
     }
 
     /// What the relays said when none of them could be reached; `None` while one can.
@@ -341,7 +354,7 @@ impl Engine {
     /// at a time.
     pub async fn refresh(&self) -> Result<(), DbError> {
         let now = self.shared.sender.clock.now();
-        self.shared.governor.refresh(&mut self.shared.sender.db.clone(), self.shared.worker, now).await
+        self.shared.governor.refresh(&self.shared.sender.db, self.shared.worker, now).await
     }
 
     /// Ends: no more claims, conversations end, what waits is given back.

@@ -133,7 +133,6 @@ impl Server {
     /// Opens a mail's envelope while the journal commits: both must be done before the body goes out.
     /// `Ok(None)`: settled without a body. `Err`: the session is over.
     async fn begin(&mut self, session: &mut Session, job: Job, mail: Mail, served: u32) -> Result<Option<Begun>, String> {
-        fault::point("rendered");
         let previous = self.previous.take();
         let asking = async {
             let envelope = session.envelope(&mail.from, &mail.to).await;
@@ -150,6 +149,13 @@ impl Server {
             (Go::Refused, Err(failure)) if failure.ends_session() => Err(failure.to_string()),
             (Go::Refused, Err(_)) => Ok(None),
             (Go::Send, Ok(())) => Ok(Some(Begun { job, mail })),
+            (Go::Send, Err(failure)) if served > 0 && only_the_session_ended(&failure) => {
+                match self.shared.journal.take_back(job.id, job.attempt).await {
+                    Go::Fenced => self.shared.fence(),
+                    Go::Send | Go::Refused => self.lane.pool.put_back(job),
+                }
+                Err("the relay closed the session".to_owned())
+            }
             (Go::Send, Err(failure)) => match self.not_begun(job, failure, served).await {
                 After::Keep => Ok(None),
                 After::Over => Err("the relay closed the session".to_owned()),
@@ -182,6 +188,7 @@ impl Server {
                     After::Over => Err("the relay closed the session".to_owned()),
                 };
             }
+            fault::point("envelope_accepted");
             let previous = self.previous.take();
             match self.hand_over(previous, &job).await {
                 Go::Send => begun = Begun { job, mail },
@@ -220,7 +227,10 @@ impl Server {
     async fn compose(&mut self, job: &Job) -> Option<Mail> {
         let now = self.shared.sender.clock.now();
         match job.compose(&self.shared.sender, now) {
-            Ok(mail) => Some(mail),
+            Ok(mail) => {
+                fault::point("rendered");
+                Some(mail)
+            }
             Err(problem) => {
                 tracing::warn!(delivery = job.id, contact = job.contact.id, problem, "this person's mail cannot be written");
                 let outcome = skipped(job.id, job.attempt, REASON_RENDER, Some(problem), now);

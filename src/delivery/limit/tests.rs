@@ -276,7 +276,8 @@ proptest! {
         let providers = ["gmail", "qq", "other"];
         let mut buckets = Buckets::default();
         let mut now = at("2026-10-14T12:00:00Z");
-        let (mut sent, mut wanted): (BTreeMap<(Date, &str), u64>, BTreeMap<(Date, &str), u64>) = Default::default();
+        let mut sent: BTreeMap<(Date, &str), u64> = BTreeMap::new();
+        let mut wanted: BTreeMap<(Date, &str), u64> = BTreeMap::new();
         for (mails, provider) in demand {
             now = now.plus(HOUR + 7 * SECOND);
             let wish = Wish { run: None, provider: providers[provider], relay: "new", asked: None };

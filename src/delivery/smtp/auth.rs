@@ -87,6 +87,7 @@ fn refused(mechanism: AuthMechanism, user: &str, reply: &str, said: &str) -> Fai
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 mod tests {
     use super::*;
 

@@ -165,6 +165,7 @@ pub(super) fn judge(stage: Stage, answer: Result<Response, Error>) -> Result<Rep
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 mod tests {
     use super::*;
 

@@ -35,7 +35,7 @@ impl TestDatabase {
 
     /// Opens it, schema up to date, without waiting for the disk.
     pub async fn open(&self) -> Db {
-        match Db::open(&self.url, OpenOptions { relaxed: true }).await {
+        match Db::open(&self.url, OpenOptions { relaxed: true, ..OpenOptions::default() }).await {
             Ok(db) => db,
             Err(error) => panic!("cannot open the {} test database: {error}", self.name),
         }
