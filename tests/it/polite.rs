@@ -356,6 +356,27 @@ on_each_database!(
 );
 
 on_each_database!(
+    async fn two_runs_share_what_a_limit_allows(database) {
+        let sink = Sink::start();
+        let shop = shop(&database, "[limits]\nrate = \"40/s\"\n").with_smtp(&sink);
+        shop.write("campaigns/offer.toml", WEEKLY.replace("Leaves", "Offer"));
+        people(&shop, &[("customer.example", 60), ("gmail.com", 20)]);
+        let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
+        serving.wait_for_line("ready", 20);
+        let at = Clock::system().now().plus(1_000).to_string();
+        for campaign in ["weekly", "offer"] {
+            shop.optin(&["send", campaign, "--at", &at]).exits(0);
+        }
+        let mails = sink.wait_for(160, 40);
+        let half = &mails[..80];
+        let offers = half.iter().filter(|mail| mail.text().contains("Subject: Offer")).count();
+        assert!((16..=64).contains(&offers), "{offers} of the first 80 are the second run's");
+        let gmail = to_domain(half, "gmail.com").len();
+        assert!(gmail >= 10, "{gmail} of the first 80 to the smaller provider");
+    }
+);
+
+on_each_database!(
     async fn a_deferred_mail_is_tried_at_its_own_time_and_given_up_at_the_campaigns_deadline(database) {
         let sink = Sink::with(Script::refusing("late", "450 4.2.0 later"));
         let shop = shop(&database, "[smtp]\nconnections = 4\n[delivery]\nretry_seconds = [600]\n").with_smtp(&sink);

@@ -149,3 +149,13 @@ on_each_database!(
         assert_eq!(again, 0, "nobody was deferred for it");
     }
 );
+
+on_each_database!(
+    async fn one_that_asks_for_less_leaves_the_rest_to_the_other(database) {
+        let refuse = |_: &str| Some("454 Throttling failure: Maximum sending rate exceeded.".to_owned());
+        let busy = Sink::with(Script { refuse_message: Some(std::sync::Arc::new(refuse)), ..Script::default() });
+        let free = Sink::start();
+        send_all(&database, &(relay("busy", &busy, "") + &relay("free", &free, "")), 200);
+        each_once(&free.received(), 200);
+    }
+);
