@@ -103,6 +103,10 @@ pub(super) async fn drive(context: &Context, instance: &Arc<Instance>, run: &Run
         Ok(Left::Ended(reason)) => {
             Err(Failure::Refused(reason.unwrap_or_else(|| "The run was paused, cancelled or ended by somebody else.".to_owned())))
         }
+        Ok(Left::Held(due, waits)) => Err(Failure::Refused(format!(
+            "Some mails wait until {} UTC at least: {waits}\nhint: `optin serve` sends them then, and so does the same command later",
+            shown(&due.to_string())
+        ))),
         Ok(Left::Later(due)) => Err(Failure::Refused(format!(
             "Some mails are deferred; the next try is due at {} UTC\nhint: `optin serve` tries them again, and so does the same command later",
             shown(&due.to_string())
@@ -120,6 +124,8 @@ enum Left {
     Signal,
     Ended(Option<String>),
     Later(Time),
+    /// A limit or a provider lets nothing more go before this time.
+    Held(Time, String),
     RelayDown(String),
 }
 
@@ -172,11 +178,16 @@ async fn drive_until(
                 return Ok(Left::Ended(run.filter(|run| run.state == RunState::Failed).and_then(|run| run.reason)));
             }
             Standing::Waits(due) if due.since(waiting_since) > patience_ms => return Ok(Left::Later(due)),
+            Standing::Held(due) if due.since(waiting_since) > patience_ms => {
+                let status = worker.status().await;
+                let waits = status.runs.get(&run.id).map(|run| run.waits.iter().map(ToString::to_string).collect::<Vec<_>>());
+                return Ok(Left::Held(due, waits.unwrap_or_default().join("; ")));
+            }
             Standing::Elsewhere if looked_at.is_none_or(|at| now.since(at) > SECOND) => {
                 looked_at = Some(now);
                 worker.recover().await?;
             }
-            Standing::Busy | Standing::Waits(_) | Standing::Elsewhere => {}
+            Standing::Busy | Standing::Waits(_) | Standing::Held(_) | Standing::Elsewhere => {}
         }
         if let Some((since, problem)) = worker.relay_problem().await
             && now.since(since) > patience_ms

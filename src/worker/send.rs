@@ -41,6 +41,8 @@ pub enum Standing {
     Busy,
     /// Something is due at this later moment.
     Waits(Time),
+    /// Limits and pauses hold back all that is due, until this moment at least.
+    Held(Time),
     /// Other workers hold the rest.
     Elsewhere,
     /// Paused, cancelled or failed.
@@ -182,7 +184,7 @@ impl Worker {
             return Ok(Standing::Busy);
         }
         if !dry {
-            return Ok(waits_until.map_or(Standing::Busy, Standing::Waits));
+            return Ok(waits_until.map_or(Standing::Busy, Standing::Held));
         }
         Ok(match deliveries::next_due(db, run_id).await? {
             Some(due_at) if due_at > self.instance.clock.now() => Standing::Waits(due_at),

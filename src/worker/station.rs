@@ -28,6 +28,8 @@ impl Station {
         let (journal, journal_task) =
             Journal::start(instance.db.clone(), instance.clock.clone(), instance.entropy.clone(), id, lease.clone());
         let engine = Arc::new(Engine::start(sender.clone(), journal.clone(), id, lease.clone(), lanes));
+        // Before the first claim: what providers asked of other nodes, or of us before a restart, holds.
+        engine.refresh().await?;
         let heartbeat = tokio::spawn(keep_lease(instance.clone(), id, lease, engine.clone()));
         Ok(Station { id, journal, engine, journal_task, heartbeat })
     }

@@ -155,3 +155,25 @@ async fn delivery_of(database: &TestDatabase, message: &str) -> i64 {
     let id: i64 = message.parse().unwrap();
     db.fetch_one("SELECT delivery_id FROM message WHERE id = $1", optin::args![id]).await.unwrap().get(0).unwrap()
 }
+
+on_each_database!(
+    async fn a_campaign_that_uses_all_sessions_of_the_relay_makes_room_for_a_message(database) {
+        let sink = Sink::with(Script { sessions_at_a_time: 2, reply_delay: std::time::Duration::from_millis(10), ..Script::default() });
+        let shop = Shop::new(&database, &sink);
+        shop.instance.write("campaigns/weekly.toml", "topic = \"letter\"\nsubject = \"Leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n");
+        shop.instance.write("campaigns/weekly.md", "Fresh leaves.\n");
+        shop.instance.write("../people.csv", (0..400).fold("email\n".to_owned(), |all, i| format!("{all}p{i}@customer.example\n")));
+        let args = ["import", "contacts", "people.csv", "--topic", "letter", "--consent", "confirmed", "--source", "fair"];
+        shop.instance.optin(&args).exits(0);
+        let _serving = shop.serve();
+        shop.instance.optin(&["send", "weekly", "--at", &optin::clock::Clock::system().now().plus(300).to_string()]).exits(0);
+        sink.wait_for(20, 30);
+        shop.post("mei@customer.example", "o1");
+        let mails = wait_until("the message", 30, || {
+            let mails = sink.received();
+            mails.iter().any(|mail| mail.to[0] == "mei@customer.example").then_some(mails)
+        });
+        assert!(mails.len() < 400, "it overtakes the campaign: {}", mails.len());
+        crate::send::each_once(&sink.wait_for(401, 60), 401);
+    }
+);

@@ -71,9 +71,16 @@ impl Relay {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session is open.
-    pub(super) fn reached(&self) {
-        self.health().down = None;
+    /// A session is open, the last of so many.
+    pub(super) fn reached(&self, open: usize) {
+        let mut health = self.health();
+        health.down = None;
+        if let Some((ceiling, until)) = &mut health.ceiling
+            && open > *ceiling
+        {
+            // It takes one more than it did; perhaps yet another one.
+            (*ceiling, *until) = (open, Instant::now());
+        }
     }
 
     /// No session came about, or one broke before its first mail. While others are open, the relay
@@ -84,6 +91,7 @@ impl Relay {
             health.ceiling = Some((open, Instant::now() + CEILING_FOR));
             return false;
         }
+        health.ceiling = None;
         let (tries, since) = health.down.as_ref().map_or((0, now), |down| (down.tries + 1, down.since));
         let wait = Duration::from_millis(RECONNECT_MS[tries.min(RECONNECT_MS.len() - 1)]);
         health.down = Some(Down { since, tries, next_try: Instant::now() + wait, problem: problem.to_owned() });
@@ -107,7 +115,9 @@ impl Relay {
         }
         match health.ceiling {
             Some((ceiling, until)) if Instant::now() < until => most.min(ceiling),
-            _ => most,
+            // One at a time finds out without a storm of refusals.
+            Some((ceiling, _)) => most.min(ceiling + 1),
+            None => most,
         }
     }
 }
@@ -124,6 +134,8 @@ pub(super) struct Lane {
     open: AtomicUsize,
     /// Tasks: sessions that are open, opening or closing.
     tasks: AtomicUsize,
+    /// Sessions that are to end so that a message gets one.
+    make_room: AtomicUsize,
     /// Tells that the last task has ended.
     ended: watch::Sender<usize>,
     flow: Mutex<Flow>,
@@ -157,6 +169,7 @@ impl Lane {
             idle,
             open: AtomicUsize::new(0),
             tasks: AtomicUsize::new(0),
+            make_room: AtomicUsize::new(0),
             ended,
             flow: Mutex::default(),
         })
@@ -206,6 +219,21 @@ impl Lane {
         self.flow().opening_since = None;
         self.open.fetch_add(1, Ordering::AcqRel);
         OpenSession(self.clone())
+    }
+
+    /// The relay takes no more sessions, and a message waits for one: one of ours ends, and none takes its
+    /// place for a while.
+    pub(super) fn yield_one(&self) {
+        let open = self.open();
+        if open > 1 {
+            self.relay.health().ceiling = Some((open - 1, Instant::now() + CEILING_FOR));
+        }
+        self.make_room.store(1, Ordering::Release);
+    }
+
+    /// Whether the session that asks is the one to end.
+    pub(super) fn must_go(&self) -> bool {
+        self.make_room.load(Ordering::Relaxed) > 0 && self.make_room.swap(0, Ordering::AcqRel) > 0
     }
 
     /// Whether work may be claimed for it.

@@ -163,6 +163,17 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// A session for messages did not come about: where campaigns hold all that the relay takes, one of
+    /// theirs ends. Answers whether that is so.
+    fn make_room_for(&self, lane: &Arc<Lane>) -> bool {
+        let for_messages = self.messages.iter().any(|known| Arc::ptr_eq(known, lane));
+        if !for_messages || lane.open() > 0 {
+            return false;
+        }
+        let holding = self.campaigns.iter().find(|known| Arc::ptr_eq(&known.relay, &lane.relay) && known.open() > 0);
+        holding.inspect(|campaigns| campaigns.yield_one()).is_some()
+    }
+
     /// Nothing more of this provider (or of anybody) is taken from the relay's pools for campaigns, until
     /// the feeder has looked: see `withdraw_paused`.
     fn hold(&self, relay: &str, provider: Option<&str>) {

@@ -41,6 +41,8 @@ pub(super) struct Server {
     lane: Arc<Lane>,
     /// The outcome of the mail before; it travels with the next handover. Its mail is live until then.
     previous: Option<(Outcome, Ticket)>,
+    /// It ends after this mail, so that a message gets its place.
+    leaving: bool,
 }
 
 /// What one mail did to the session.
@@ -59,7 +61,7 @@ struct Begun {
 
 impl Server {
     pub(super) fn new(shared: Arc<Shared>, lane: Arc<Lane>) -> Server {
-        Server { shared, lane, previous: None }
+        Server { shared, lane, previous: None, leaving: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -71,8 +73,8 @@ impl Server {
         match opened {
             Ok(session) => {
                 fault::point("connected");
-                relay.reached();
                 let open = self.lane.opened();
+                relay.reached(self.lane.open());
                 self.shared.wake.notify_one();
                 self.shared.message_wake.notify_one();
                 let (served, failure) = self.serve(session).await;
@@ -84,7 +86,9 @@ impl Server {
             }
             Err(failure) => {
                 let text = failure.to_string();
-                if relay.missed(&text, self.lane.open(), self.shared.sender.clock.now()) {
+                if self.shared.make_room_for(&self.lane) {
+                    // Too many sessions of campaigns, and the relay is there.
+                } else if relay.missed(&text, self.lane.open(), self.shared.sender.clock.now()) {
                     tracing::warn!(relay = relay.name, problem = %text, "no session with the relay; nothing is consumed meanwhile");
                 }
             }
@@ -103,7 +107,7 @@ impl Server {
         };
         loop {
             let waited = Instant::now();
-            let job = if served < most && !self.shared.is_over() { self.next_job().await } else { None };
+            let job = if served < most && !self.shared.is_over() && !self.must_go() { self.next_job().await } else { None };
             let Some(job) = job else {
                 // First what we know, then good manners.
                 self.flush().await;
@@ -198,10 +202,16 @@ impl Server {
         }
     }
 
+    /// Whether it ends now, so that a message gets its place.
+    fn must_go(&mut self) -> bool {
+        self.leaving |= self.lane.must_go();
+        self.leaving
+    }
+
     /// The next mail that is there already, written.
     async fn next_to_chain(&mut self, session: &Session) -> Option<(Job, Mail)> {
         loop {
-            if self.shared.is_over() {
+            if self.shared.is_over() || self.must_go() {
                 return None;
             }
             let job = self.lane.pool.try_take()?;

@@ -78,8 +78,9 @@ impl Throttle {
         }
     }
 
-    /// `mails` were taken up to `now`: every whole minute since the last change raises the rate. Nothing
-    /// changes without mails, in a pause, or while a rule holds the rate.
+    /// `mails` were taken up to `now`: every whole minute since the last change raises the rate, each with
+    /// a mail of its own (hours in which nothing was sent say nothing about the limit). Nothing changes
+    /// without mails, in a pause, or while a rule holds the rate.
     #[must_use]
     pub fn after_success(self, mails: u64, now: Time) -> Throttle {
         let minutes = now.since(self.changed_at.max(self.paused_until)) / MINUTE;
@@ -89,7 +90,7 @@ impl Throttle {
         let mut next = Throttle { changed_at: self.changed_at.max(self.paused_until).plus(minutes * MINUTE), ..self };
         let growth = GROWTH_PERCENT / u64::from(self.strikes_at(now).max(1));
         // Bounded: from 1 an hour, 2 % a minute reaches the end within 900 steps.
-        for _ in 0..minutes.min(1_000) {
+        for _ in 0..minutes.min(i64::try_from(mails).unwrap_or(i64::MAX)).min(1_000) {
             if next.per_hour == 0 {
                 break;
             }
@@ -187,6 +188,13 @@ mod tests {
         assert_eq!([later(once, 0), later(once, 1), later(once, 2)], [1_000, 1_250, 1_562]);
         let twice = once.after_signal(&signal(MINUTE, None, 0), 2_000, once.paused_until);
         assert_eq!([later(twice, 0), later(twice, 1)], [500, 560]);
+    }
+
+    #[test]
+    fn hours_without_mail_raise_nothing() {
+        let once = Throttle::default().after_signal(&signal(MINUTE, None, 0), 2_000, START);
+        let later = once.after_success(1, once.paused_until.plus(5 * HOUR));
+        assert_eq!((later.per_hour, later.after_success(9, once.paused_until.plus(5 * HOUR + 1))), (1_250, later));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -34,6 +34,8 @@ pub struct Received {
     pub encrypted: bool,
     /// Who had signed in, and how: `mei PLAIN`.
     pub login: Option<String>,
+    /// When it was there as a whole.
+    pub at: Instant,
 }
 
 impl Received {
@@ -108,6 +110,8 @@ pub struct Script {
     pub nonsense: Option<Vec<u8>>,
     /// Sessions end with 421 after so many mails; 0 means never.
     pub mails_per_session: usize,
+    /// Sessions beyond so many are refused with 421 at once; 0: any number.
+    pub sessions_at_a_time: usize,
     /// TLS.
     pub encryption: Encryption,
     /// Whoever sends must have signed in.
@@ -127,6 +131,7 @@ impl Default for Script {
             ending: Ending::Proper,
             nonsense: None,
             mails_per_session: 0,
+            sessions_at_a_time: 0,
             encryption: Encryption::Never,
             login: None,
         }
@@ -290,6 +295,12 @@ impl Drop for Sink {
 fn serve(shared: &Shared, stream: TcpStream) {
     let number = shared.sessions.fetch_add(1, Ordering::SeqCst);
     let at_a_time = shared.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
+    let most = shared.script().sessions_at_a_time;
+    if most > 0 && at_a_time > most {
+        let _ = (&stream).write_all(b"421 4.3.2 sink.example too many connections\r\n");
+        shared.at_a_time.fetch_sub(1, Ordering::SeqCst);
+        return;
+    }
     shared.most_at_a_time.fetch_max(at_a_time, Ordering::SeqCst);
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(IDLE_TIMEOUT));
@@ -567,6 +578,7 @@ impl Session<'_> {
             data,
             encrypted: matches!(self.stream.get_ref(), Stream::Encrypted(_)),
             login: self.login.clone(),
+            at: Instant::now(),
         };
         self.shared.record().received.push(received);
         self.mails += 1;
