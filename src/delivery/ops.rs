@@ -169,7 +169,7 @@ pub async fn release_doubtful(tx: &mut Tx, run_id: i64, resend: bool, now: Time)
 
 /// Whether a run has nothing left to do.
 pub async fn is_finished(db: &mut impl Connection, run_id: i64) -> Result<bool, DbError> {
-    Ok(sql::next_due(db, run_id).await?.is_none() && !sql::any_claimed(db, run_id).await?)
+    Ok(!sql::any_open(db, run_id).await?)
 }
 
 /// Whether a worker holds deliveries of a run.

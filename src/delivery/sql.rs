@@ -369,6 +369,22 @@ pub(super) async fn any_claimed(db: &mut impl Connection, run_id: i64) -> Result
     Ok(!rows.is_empty())
 }
 
+/// Whether a run has deliveries that are due, deferred, or claimed by a worker. One statement, so that
+/// none is overlooked that goes from one to the other meanwhile (a dead worker's claims fall due).
+pub(super) async fn any_open(db: &mut impl Connection, run_id: i64) -> Result<bool, DbError> {
+    let rows = db
+        .rows(
+            "SELECT 1 AS open
+             WHERE EXISTS (SELECT 1 FROM delivery WHERE run_id = $1 AND state IN ('due', 'deferred'))
+               OR EXISTS (
+                 SELECT 1 FROM worker w JOIN delivery d ON d.worker = w.id AND d.state = 'claimed' WHERE d.run_id = $1
+               )",
+            args![run_id],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
 /// Contacts of the next deliveries of a run, for a look before the first mail.
 pub(super) async fn sample_contacts(db: &mut impl Connection, run_id: i64, limit: i64) -> Result<Vec<i64>, DbError> {
     let rows = db
