@@ -212,6 +212,21 @@ pub(super) async fn return_claims(tx: &mut Tx, worker: i64, ids: Option<&[i64]>,
     }
 }
 
+/// Gives claims back that are not to be tried before a later moment: id, and when.
+pub(super) async fn postpone(tx: &mut Tx, worker: i64, later: &[(i64, Time)], now: Time) -> Result<u64, DbError> {
+    if later.is_empty() {
+        return Ok(0);
+    }
+    tx.bulk(
+        "UPDATE delivery SET state = 'deferred', reason = 'slow_down', worker = NULL, attempts = delivery.attempts - 1, due_at = v.due_at, changed_at = $2
+         FROM {rows}
+         WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed'",
+        args![worker, now],
+        Rows::new().i64("id", later.iter().map(|row| row.0)).i64("due_at", later.iter().map(|row| row.1.millis())),
+    )
+    .await
+}
+
 /// Attempt numbers of deliveries that `worker` still holds as claimed.
 pub(super) async fn claimed_by(tx: &mut Tx, worker: i64) -> Result<BTreeMap<i64, i64>, DbError> {
     let rows = tx.fetch_all("SELECT id, attempts FROM delivery WHERE worker = $1 AND state = 'claimed' ORDER BY id", args![worker]).await?;

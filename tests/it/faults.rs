@@ -82,15 +82,41 @@ on_each_database!(
         each_once(&sink.received(), 10);
         assert_eq!(tries.load(Ordering::SeqCst), 3);
         // The same for a mail that is never taken: deferred with the reply kept, given up at the deadline.
-        sink.script(|script| script.refuse_rcpt = Some(Arc::new(|rcpt| rcpt.starts_with("p3@").then(|| "451 4.7.1 throttled".to_owned()))));
+        sink.script(|script| script.refuse_rcpt = Some(Arc::new(|rcpt| rcpt.starts_with("p3@").then(|| "451 4.2.0 not now".to_owned()))));
         let clock = |time: &str| shop.command(&["send", "weekly", "--json", "--again", "--wait", "0"]).clock(time).run();
         let waiting = clock("2030-01-01T00:00:00Z").exits(1).json();
         assert_eq!((&waiting["sent"], &waiting["deferred"]), (&9.into(), &1.into()), "{waiting}");
         let kept = show(&shop, &waiting["run"]);
-        assert_eq!(kept["deferred_mails"][0]["reply"], "451 4.7.1 throttled", "{kept}");
+        assert_eq!(kept["deferred_mails"][0]["reply"], "451 4.2.0 not now", "{kept}");
         let late = shop.command(&["send", "weekly", "--json"]).clock("2030-01-01T02:00:00Z").run().exits(0).json();
         assert_eq!((&late["failed"], &late["state"]), (&1.into(), &"done".into()), "{late}");
         assert_eq!(show(&shop, &waiting["run"])["failed_mails"][0]["reason"], "expired");
+    }
+);
+
+on_each_database!(
+    async fn a_domain_of_nobody_in_particular_that_asks_for_patience_holds_up_no_other(database) {
+        let sink = Sink::with(Script::refusing("@slow.example", "450 4.7.1 too many messages, slow down"));
+        let shop = shop(&database, &sink);
+        let people: String = (0..20).map(|i| format!("p{i}@slow.example\np{i}@fast.example\n")).collect();
+        import(&shop, &format!("email\n{people}"), "confirmed");
+        let sent = shop.optin(&["send", "weekly", "--json", "--wait", "0"]).exits(1).json();
+        assert_eq!((&sent["sent"], &sent["deferred"], &sent["due"]), (&20.into(), &20.into(), &0.into()), "{sent}");
+        let db = database.open().await;
+        let kept = db.fetch_all("SELECT provider FROM throttle ORDER BY provider", args![]).await.unwrap();
+        let kept: Vec<String> = kept.iter().map(|row| row.get(0).unwrap()).collect();
+        assert_eq!(kept, ["@slow.example"]);
+        // Later mails to it are not even tried before the pause is over.
+        let refused = sink.breaches().len();
+        let again = shop.optin(&["send", "weekly", "--json", "--again", "--wait", "0"]).exits(1).json();
+        assert_eq!((&again["sent"], &again["deferred"]), (&20.into(), &20.into()), "{again}");
+        let tried: i64 = db
+            .fetch_one("SELECT MAX(attempts) FROM delivery WHERE state = 'deferred' AND run_id = $1", args![again["run"].as_i64().unwrap()])
+            .await
+            .unwrap()
+            .get(0)
+            .unwrap();
+        assert_eq!((tried, sink.breaches().len()), (0, refused));
     }
 );
 

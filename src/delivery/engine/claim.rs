@@ -6,12 +6,14 @@ use std::sync::Arc;
 use super::feeder::Held;
 use super::job::{Job, Progress, Ticket, What};
 use super::lane::Lane;
+use super::status::Wait;
 use super::{RunContext, Shared};
 use crate::clock::{SECOND, Time};
 use crate::consent::Permit;
 use crate::contact::Contact;
-use crate::db::DbError;
+use crate::db::{DbError, Tx};
 use crate::delivery::journal::{Go, skipped};
+use crate::delivery::provider::OTHER;
 use crate::delivery::sql::{self, ClaimedRow};
 use crate::delivery::state::Outcome;
 
@@ -83,7 +85,6 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
             claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
             got.claimed = claimed.len();
             got.dry = claimed.len() < allowed;
-            limits.take(at, wish, claimed.len(), now);
         }
         if allowed < wish.want && !got.dry {
             let waits = limits.waits(at, wish, now);
@@ -102,12 +103,19 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         claimed.jobs.resize_with(wishes.len(), Vec::new);
         return Ok(Some(claimed));
     }
-    limits.store(&mut tx).await?;
     let all: Vec<i64> = rows.iter().flatten().map(|row| row.contact_id).collect();
     let mut contacts: HashMap<i64, Contact> = HashMap::with_capacity(all.len());
     for contact in crate::contact::sql::by_ids(&mut tx, &sender.schema, &all).await? {
         contacts.insert(contact.id, contact);
     }
+    for (at, (wish, rows)) in wishes.iter().zip(&mut rows).enumerate() {
+        let patient = postpone(shared, &mut tx, wish, rows, &contacts, now).await?;
+        limits.take(at, wish, rows.len(), now);
+        for wait in patient {
+            shared.note_wait(wish.run_id(), wait, now);
+        }
+    }
+    limits.store(&mut tx).await?;
     let mut permits = HashMap::new();
     for (wish, rows) in wishes.iter().zip(&rows).filter(|(_, rows)| !rows.is_empty()) {
         let topic_id = wish.context.run.topic_id;
@@ -149,6 +157,33 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         claimed.jobs.push(jobs);
     }
     Ok(Some(claimed))
+}
+
+/// Takes those out of `rows` whose domain asked for patience, and puts them off until it may be asked
+/// again. Only among mails whose provider nobody knows: others wait as a group.
+async fn postpone(
+    shared: &Shared,
+    tx: &mut Tx,
+    wish: &Wish,
+    rows: &mut Vec<ClaimedRow>,
+    contacts: &HashMap<i64, Contact>,
+    now: Time,
+) -> Result<Vec<Wait>, DbError> {
+    let relay = &wish.lane.relay.name;
+    if &*wish.provider != OTHER || !shared.governor.slows_domains(relay) {
+        return Ok(Vec::new());
+    }
+    let mut waits = Vec::new();
+    let mut later = Vec::new();
+    rows.retain(|row| {
+        let held = contacts.get(&row.contact_id).and_then(|contact| shared.governor.not_before(relay, &contact.email, now));
+        let Some((until, wait)) = held else { return true };
+        later.push((row.id, until));
+        waits.push(wait);
+        false
+    });
+    sql::postpone(tx, shared.worker, &later, now).await?;
+    Ok(waits)
 }
 
 /// Makes it durable that these are not sent.

@@ -9,10 +9,11 @@ use super::claim::Wish;
 use super::job::{Job, What};
 use super::lane::Relay;
 use super::status::Wait;
-use crate::clock::{MINUTE, Time};
+use crate::clock::{HOUR, MINUTE, Time};
 use crate::config::{Limit, Rate};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery::limit::{self, Buckets, Limits, Returned};
+use crate::delivery::provider::{OTHER, domain_of};
 use crate::delivery::throttles;
 use crate::delivery::verdict::{Allowance, Scope, SlowDown, Throttle};
 
@@ -43,6 +44,14 @@ struct Known {
     throttle: Throttle,
     reason: String,
     successes: u64,
+    /// Of one domain: when its next mail may leave at the rate that it asked for.
+    next_at: Time,
+}
+
+/// What a throttle is kept under: the mailbox provider, or the domain where nobody knows its provider.
+/// Domains of nobody in particular must not wait for each other.
+fn throttled_as(provider: &str, email: &str) -> String {
+    if provider == OTHER { format!("@{}", domain_of(email).to_ascii_lowercase()) } else { provider.to_owned() }
 }
 
 impl Governor {
@@ -62,14 +71,15 @@ impl Governor {
             let mut known = HashMap::with_capacity(rows.len());
             for row in rows {
                 let key = (row.relay, row.provider);
-                let successes = inner.throttles.get(&key).map_or(0, |known| known.successes);
+                let (successes, next_at) =
+                    inner.throttles.get(&key).map_or((0, Time::from_millis(0)), |known| (known.successes, known.next_at));
                 let recovered = row.throttle.after_success(successes, now);
                 if recovered != row.throttle {
                     better.push((key.clone(), row.throttle, recovered));
                 }
                 if !recovered.is_over(now) {
                     let left = if recovered == row.throttle { successes } else { 0 };
-                    known.insert(key, Known { throttle: recovered, reason: row.reason, successes: left });
+                    known.insert(key, Known { throttle: recovered, reason: row.reason, successes: left, next_at });
                 }
             }
             inner.throttles = known;
@@ -83,14 +93,14 @@ impl Governor {
         Ok(())
     }
 
-    /// A mail to this provider went through.
-    pub(super) fn success(&self, relay: &str, provider: &str) {
+    /// A mail went through.
+    pub(super) fn success(&self, relay: &str, job: &Job) {
         let mut inner = self.inner();
         if inner.throttles.is_empty() {
             return;
         }
-        for provider in [provider, WHOLE_RELAY] {
-            if let Some(known) = inner.throttles.get_mut(&(relay.to_owned(), provider.to_owned())) {
+        for kept in [throttled_as(&job.provider, &job.contact.email), WHOLE_RELAY.to_owned()] {
+            if let Some(known) = inner.throttles.get_mut(&(relay.to_owned(), kept)) {
                 known.successes += 1;
             }
         }
@@ -98,10 +108,11 @@ impl Governor {
 
     /// A provider asked us to slow down: for all nodes. Answers until when nothing is sent.
     pub(super) async fn slow_down(&self, sender: &Sender, relay: &str, job: &Job, signal: &SlowDown, reply: &str, now: Time) -> Time {
-        let provider = match signal.scope {
-            Scope::Provider => &*job.provider,
-            Scope::Relay => WHOLE_RELAY,
+        let kept = match signal.scope {
+            Scope::Provider => throttled_as(&job.provider, &job.contact.email),
+            Scope::Relay => WHOLE_RELAY.to_owned(),
         };
+        let provider = kept.as_str();
         let (all, by_provider) = job.ticket.progress().rates(now);
         let measured = match signal.scope {
             Scope::Provider => by_provider.get(&*job.provider).copied().unwrap_or(0.0),
@@ -125,7 +136,7 @@ impl Governor {
                 before.after_signal(signal, measured_per_hour, now)
             }
         };
-        let before = self.inner().throttles.insert(key, Known { throttle, reason: reply.to_owned(), successes: 0 });
+        let before = self.inner().throttles.insert(key, Known { throttle, reason: reply.to_owned(), successes: 0, next_at: now });
         if before.is_none_or(|before| before.throttle.paused_until < throttle.paused_until) {
             tracing::warn!(relay, provider, until = %throttle.paused_until, per_hour = throttle.per_hour, reply, "asked to slow down; others go on");
         }
@@ -162,6 +173,38 @@ impl Governor {
             }
         }
         Ok(most)
+    }
+
+    /// Whether any domain of nobody in particular asked a relay to slow down.
+    pub(super) fn slows_domains(&self, relay: &str) -> bool {
+        self.inner().throttles.keys().any(|(of, kept)| of == relay && kept.starts_with('@'))
+    }
+
+    /// When a mail for this address may leave, if its domain asked for patience; else it counts as
+    /// sent now.
+    pub(super) fn not_before(&self, relay: &str, email: &str, now: Time) -> Option<(Time, Wait)> {
+        let mut inner = self.inner();
+        let kept = throttled_as(OTHER, email);
+        let known = inner.throttles.get_mut(&(relay.to_owned(), kept.clone()))?;
+        let until = match known.throttle.allowed(now) {
+            Allowance::Free => return None,
+            Allowance::NotBefore(until) => until,
+            Allowance::AtMost { .. } if known.next_at > now => known.next_at,
+            Allowance::AtMost { per_hour } => {
+                known.next_at = now.plus(HOUR / i64::try_from(per_hour.max(1)).unwrap_or(i64::MAX));
+                return None;
+            }
+        };
+        let wait = Wait {
+            provider: kept.trim_start_matches('@').to_owned(),
+            relay: relay.to_owned(),
+            limit: "provider".to_owned(),
+            scope: kept,
+            until: Some(until.millis()),
+            reason: known.reason.clone(),
+            ..Wait::default()
+        };
+        Some((until, wait))
     }
 
     /// The rate that a provider asked of a relay: the lower one of its own and the whole relay's.

@@ -297,7 +297,7 @@ impl Server {
         let now = self.shared.sender.clock.now();
         match reply {
             Ok(reply) => {
-                self.shared.governor.success(&self.lane.relay.name, &job.provider);
+                self.shared.governor.success(&self.lane.relay.name, &job);
                 let outcome = job.outcome(State::Sent, now, None, Some(reply.to_string()));
                 self.settle(&job.provider, outcome, job.ticket).await;
                 After::Keep
