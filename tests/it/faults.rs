@@ -82,12 +82,12 @@ on_each_database!(
         each_once(&sink.received(), 10);
         assert_eq!(tries.load(Ordering::SeqCst), 3);
         // The same for a mail that is never taken: deferred with the reply kept, given up at the deadline.
-        sink.script(|script| script.refuse_rcpt = Some(Arc::new(|rcpt| rcpt.starts_with("p3@").then(|| "451 4.7.1 throttled".to_owned()))));
+        sink.script(|script| script.refuse_rcpt = Some(Arc::new(|rcpt| rcpt.starts_with("p3@").then(|| "451 4.2.1 greylisted".to_owned()))));
         let clock = |time: &str| shop.command(&["send", "weekly", "--json", "--again", "--wait", "0"]).clock(time).run();
         let waiting = clock("2030-01-01T00:00:00Z").exits(1).json();
         assert_eq!((&waiting["sent"], &waiting["deferred"]), (&9.into(), &1.into()), "{waiting}");
         let kept = show(&shop, &waiting["run"]);
-        assert_eq!(kept["deferred_mails"][0]["reply"], "451 4.7.1 throttled", "{kept}");
+        assert_eq!(kept["deferred_mails"][0]["reply"], "451 4.2.1 greylisted", "{kept}");
         let late = shop.command(&["send", "weekly", "--json"]).clock("2030-01-01T02:00:00Z").run().exits(0).json();
         assert_eq!((&late["failed"], &late["state"]), (&1.into(), &"done".into()), "{late}");
         assert_eq!(show(&shop, &waiting["run"])["failed_mails"][0]["reason"], "expired");
