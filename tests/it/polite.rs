@@ -319,20 +319,20 @@ on_each_database!(
         let running = sending(&shop);
         sink.wait_for(15, 30);
         let run = run_id(&shop);
+        let mut again = Vec::new();
         for command in ["pause", "cancel"] {
             shop.optin(&["run", command, &run]).exits(0);
             std::thread::sleep(Duration::from_secs(1));
             let quiet = sink.received().len();
             std::thread::sleep(Duration::from_millis(300));
             assert_eq!(sink.received().len(), quiet, "quiet within a second of {command}");
-            wait_until("nothing stays claimed", 10, || futures_ready(claimed(&db)).eq(&0).then_some(()));
+            wait_until("nothing stays claimed", 10, || answer_to(claimed(&db)).eq(&0).then_some(()));
             assert_eq!(used(&db, "relay:default").await, quiet as i64, "the day counts what left");
             assert!(quiet < 150, "{quiet}");
             if command == "pause" {
                 shop.optin(&["run", "resume", &run]).exits(0);
-                let again = sending(&shop);
+                again.push(sending(&shop));
                 sink.wait_for(quiet + 15, 30);
-                std::mem::forget(again);
             }
         }
         assert_eq!(running.wait(20).0, 1);
@@ -341,7 +341,7 @@ on_each_database!(
 );
 
 /// Waits for a small question to the database from plain code.
-fn futures_ready<T>(question: impl Future<Output = T>) -> T {
+fn answer_to<T>(question: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(question))
 }
 
@@ -470,7 +470,7 @@ on_each_database!(
         }
         let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
         serving.wait_for_line("ready", 20);
-        let count = |sql: &'static str| futures_ready(db.fetch_all(sql, args![])).unwrap()[0].get::<i64>(0).unwrap();
+        let count = |sql: &'static str| answer_to(db.fetch_all(sql, args![])).unwrap()[0].get::<i64>(0).unwrap();
         wait_until("two answers", 20, || (count("SELECT COUNT(*) FROM domain_provider") == 2).then_some(()));
         wait_until("old rows go", 20, || {
             (count("SELECT COUNT(*) FROM bucket WHERE name LIKE 'campaign:%'") == 1 && count("SELECT COUNT(*) FROM throttle") == 1).then_some(())
