@@ -145,10 +145,17 @@ impl Instance {
         )
     }
 
-    /// The relay to send through.
-    pub fn relay(&self) -> Result<SmtpSettings, String> {
-        let relay = self.config.relays.first().ok_or("there is no relay; write `[smtp]` in optin.toml")?;
-        SmtpSettings::from_relay(relay, &self.config.dir).map_err(|problem| problem.to_string())
+    /// The relays for single mails (confirmations, tests) from an address, in the order in which they
+    /// are asked: those for its domain before others, reserves last.
+    pub fn relays_for(&self, from: &str) -> Result<Vec<SmtpSettings>, String> {
+        let domain = from.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let mut relays: Vec<&config::Relay> = self.config.relays.iter().filter(|relay| relay.messages).collect();
+        if relays.is_empty() {
+            relays.extend(&self.config.relays);
+        }
+        relays.sort_by_key(|relay| (relay.backup, !relay.serves(domain)));
+        let settings = relays.into_iter().map(|relay| SmtpSettings::from_relay(relay, &self.config.dir));
+        settings.collect::<Result<_, _>>().map_err(|problem| problem.to_string())
     }
 
     /// The host name of the site: what we greet relays with.

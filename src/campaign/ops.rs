@@ -87,7 +87,14 @@ pub enum CommandError {
 /// Carries out a command; answers the new state. Repeating a command that already holds is fine.
 pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, now: Time) -> Result<RunState, CommandError> {
     let mut tx = db.begin().await?;
-    let current = sql::run_locked(&mut tx, id).await?.ok_or(CommandError::Unknown(id))?;
+    let state = command_in(&mut tx, id, command, reason, now).await?;
+    tx.commit().await?;
+    Ok(state)
+}
+
+/// The same inside a transaction that does more.
+pub async fn command_in(tx: &mut Tx, id: i64, command: Command, reason: Option<&str>, now: Time) -> Result<RunState, CommandError> {
+    let current = sql::run_locked(tx, id).await?.ok_or(CommandError::Unknown(id))?;
     let held = match command {
         Command::Pause => current.state == RunState::Paused,
         Command::Cancel => current.state == RunState::Cancelled,
@@ -104,10 +111,9 @@ pub async fn command(db: &Db, id: i64, command: Command, reason: Option<&str>, n
     }
     let next =
         next_state(current.state, command, current.audience_done).ok_or(CommandError::Impossible { id, state: current.state, command })?;
-    if !sql::move_state(&mut tx, id, current.state, next, reason, now).await? {
+    if !sql::move_state(tx, id, current.state, next, reason, now).await? {
         return Err(CommandError::Impossible { id, state: current.state, command });
     }
-    tx.commit().await?;
     Ok(next)
 }
 

@@ -164,6 +164,8 @@ async fn release(context: &Context, instance: &Instance, id: i64, as_sent: bool)
         return refused(format!("message {id} is {}, not in doubt\nhint: `optin message show {id}` tells more", status.state_name()));
     }
     // Its delivery's run is the message itself.
-    release_doubtful(&instance.db, id, !as_sent, context.clock.now()).await?;
+    let mut tx = instance.db.begin().await?;
+    release_doubtful(&mut tx, id, !as_sent, context.clock.now()).await?;
+    tx.commit().await?;
     show(context, &find(instance, id).await?)
 }

@@ -105,9 +105,9 @@ impl Test {
         let written = write(context, &instance, &self.campaign, &contact).await?;
         let to = parse_address(&self.to)?.wire().to_owned();
         let message = written.bytes(&instance, &to, Some(TEST_MARK), context)?;
-        let relay = instance.relay().map_err(anyhow::Error::msg)?;
+        let relays = instance.relays_for(written.envelope.return_path()).map_err(anyhow::Error::msg)?;
         let failed = |failure: crate::delivery::smtp::Failure| Failure::Refused(format!("the test mail was not sent: {failure}"));
-        let mut session = Session::open(&relay, &instance.host()).await.map_err(failed)?;
+        let mut session = Session::open_first(&relays, &instance.host()).await.map_err(failed)?;
         session.envelope(written.envelope.return_path(), &to).await.map_err(failed)?;
         let reply = session.body(&message).await.map_err(failed)?;
         session.quit().await;

@@ -207,11 +207,14 @@ async fn command(context: &Context, instance: &Instance, id: i64, command: Comma
 
 async fn release(context: &Context, instance: &Instance, id: i64, as_sent: bool) -> Outcome {
     let run = find(instance, id).await?;
-    let released = delivery::ops::release_doubtful(&instance.db, id, !as_sent, context.clock.now()).await?;
+    // Together: mails that are due in a run that is done would wait for ever.
+    let mut tx = instance.db.begin().await?;
+    let released = delivery::ops::release_doubtful(&mut tx, id, !as_sent, context.clock.now()).await?;
     let mut state = run.state;
     if released > 0 && !as_sent && run.state == crate::campaign::RunState::Done {
-        state = runs::command(&instance.db, id, Command::Reopen, None, context.clock.now()).await.map_err(anyhow::Error::from)?;
+        state = runs::command_in(&mut tx, id, Command::Reopen, None, context.clock.now()).await.map_err(anyhow::Error::from)?;
     }
+    tx.commit().await?;
     if context.out.json {
         return context.out.document(&json!({ "run": id, "campaign": run.campaign, "state": state, "released": released }));
     }

@@ -79,6 +79,16 @@ impl Invitation {
         Ok(out)
     }
 
+    /// The mail was refused for good: no further try. The person may ask again.
+    pub async fn refused(&self, tx: &mut Tx) -> Result<(), DbError> {
+        tx.execute(
+            "UPDATE confirmation SET tries = $1 WHERE topic_id = $2 AND contact_id = $3",
+            args![MAX_TRIES, self.topic_id, self.contact_id],
+        )
+        .await?;
+        Ok(())
+    }
+
     /// The mail went out.
     pub async fn sent(&self, tx: &mut Tx, now: Time) -> Result<(), DbError> {
         tx.execute(

@@ -59,10 +59,23 @@ pub async fn statuses(db: &mut impl Connection, now: Time) -> Result<Vec<(i64, S
 /// A worker goes: its claims are returned, its journal is settled.
 pub async fn retire(db: &Db, worker: i64, in_doubt: InDoubt, now: Time) -> Result<Recovered, DbError> {
     let mut tx = db.begin().await?;
-    sql::remove_worker(&mut tx, worker).await?;
+    sql::remove_worker(&mut tx, worker, None).await?;
     let recovered = settle(&mut tx, worker, in_doubt, now).await?;
     tx.commit().await?;
     Ok(recovered)
+}
+
+/// Like [`retire`], if the worker's lease is still over: one that was only slow may have renewed it
+/// since we looked, and would send on in good faith what we found in doubt.
+async fn expire(db: &Db, worker: i64, in_doubt: InDoubt, now: Time) -> Result<Option<Recovered>, DbError> {
+    let mut tx = db.begin().await?;
+    if !sql::remove_worker(&mut tx, worker, Some(now)).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    let recovered = settle(&mut tx, worker, in_doubt, now).await?;
+    tx.commit().await?;
+    Ok(Some(recovered))
 }
 
 /// What a recovery found.
@@ -81,14 +94,16 @@ pub struct Recovered {
 /// a process of that name still runs.
 pub async fn recover(db: &Db, in_doubt: InDoubt, alive: &(dyn Fn(&str) -> Option<bool> + Sync), now: Time) -> Result<Recovered, DbError> {
     let mut total = Recovered::default();
-    let mut gone: Vec<i64> = sql::orphans(&mut db.clone()).await?;
+    let mut gone: Vec<(i64, bool)> = sql::orphans(&mut db.clone()).await?.into_iter().map(|id| (id, true)).collect();
     for (id, name, lease_until) in sql::workers(&mut db.clone()).await? {
-        if lease_until < now || alive(&name) == Some(false) {
-            gone.push(id);
+        let is_dead = alive(&name) == Some(false);
+        if is_dead || lease_until < now {
+            gone.push((id, is_dead));
         }
     }
-    for worker in gone {
-        let found = retire(db, worker, in_doubt, now).await?;
+    for (worker, is_dead) in gone {
+        let found = if is_dead { Some(retire(db, worker, in_doubt, now).await?) } else { expire(db, worker, in_doubt, now).await? };
+        let Some(found) = found else { continue };
         tracing::info!(
             worker,
             settled = found.settled,
@@ -148,11 +163,8 @@ pub fn doubtful(delivery_id: i64, attempt: i64, in_doubt: InDoubt, what: &str, n
 
 /// Settles a run's doubtful deliveries: sends them again (same Message-ID), or takes them as sent.
 /// Answers how many there were.
-pub async fn release_doubtful(db: &Db, run_id: i64, resend: bool, now: Time) -> Result<u64, DbError> {
-    let mut tx = db.begin().await?;
-    let count = sql::settle_doubtful(&mut tx, run_id, if resend { State::Due } else { State::Sent }, now).await?;
-    tx.commit().await?;
-    Ok(count)
+pub async fn release_doubtful(tx: &mut Tx, run_id: i64, resend: bool, now: Time) -> Result<u64, DbError> {
+    sql::settle_doubtful(tx, run_id, if resend { State::Due } else { State::Sent }, now).await
 }
 
 /// Whether a run has nothing left to do.

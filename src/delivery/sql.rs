@@ -261,10 +261,11 @@ pub(super) async fn workers(db: &mut impl Connection) -> Result<Vec<(i64, String
     rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
 }
 
-/// Takes a worker's place in the table away; false when somebody else did so first. From this
-/// moment it can hand nothing over.
-pub(super) async fn remove_worker(tx: &mut Tx, id: i64) -> Result<bool, DbError> {
-    Ok(tx.execute("DELETE FROM worker WHERE id = $1", args![id]).await? == 1)
+/// Takes a worker's place in the table away; false when somebody else did so first, or when its lease
+/// was to be over at `over_at` and has been renewed. From this moment it can hand nothing over.
+pub(super) async fn remove_worker(tx: &mut Tx, id: i64, over_at: Option<Time>) -> Result<bool, DbError> {
+    let over_at = over_at.unwrap_or(Time::from_millis(i64::MAX));
+    Ok(tx.execute("DELETE FROM worker WHERE id = $1 AND lease_until < $2", args![id, over_at]).await? == 1)
 }
 
 /// Writes one journal row, if the worker still has its lease.

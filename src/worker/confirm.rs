@@ -6,8 +6,10 @@ use super::RunError;
 use crate::consent::invitation::{self, Invitation};
 use crate::contact::{self, Address};
 use crate::content::confirmation;
+use crate::delivery::provider::OTHER;
 use crate::delivery::question;
-use crate::delivery::smtp::Session;
+use crate::delivery::smtp::{Failure, Session};
+use crate::delivery::verdict::{Verdict, read_reply};
 use crate::instance::Instance;
 use crate::token::Purpose;
 
@@ -23,8 +25,9 @@ pub(super) async fn send_due(instance: &Arc<Instance>) -> Result<(), RunError> {
     if due.is_empty() {
         return Ok(());
     }
-    let relay = instance.relay().map_err(RunError::Refused)?;
-    let mut session = match Session::open(&relay, &instance.host()).await {
+    let sender = &instance.config.sender;
+    let relays = instance.relays_for(&sender.email).map_err(RunError::Refused)?;
+    let mut session = match Session::open_first(&relays, &instance.host()).await {
         Ok(session) => session,
         Err(failure) => {
             tracing::warn!(problem = %failure, waiting = due.len(), "confirmation mails wait for the relay");
@@ -32,7 +35,6 @@ pub(super) async fn send_due(instance: &Arc<Instance>) -> Result<(), RunError> {
         }
     };
     let topics = crate::consent::ops::topics(&mut instance.db.clone()).await?;
-    let sender = &instance.config.sender;
     for invitation in due {
         let Some(person) = contact::sql::by_ids(&mut instance.db.clone(), &instance.schema, &[invitation.contact_id()]).await?.pop() else {
             continue;
@@ -50,8 +52,15 @@ pub(super) async fn send_due(instance: &Arc<Instance>) -> Result<(), RunError> {
                 tx.commit().await?;
             }
             Err(failure) => {
-                tracing::warn!(contact = person.id, problem = %failure, "a confirmation mail was not taken; it is tried again");
-                if matches!(failure, crate::delivery::smtp::Failure::Broken { .. }) {
+                let forever = refused_for_good(&failure);
+                let next = if forever { "nobody has this address, or takes no mail there" } else { "it is tried again" };
+                tracing::warn!(contact = person.id, problem = %failure, next, "a confirmation mail was not taken");
+                if forever {
+                    let mut tx = instance.db.begin().await?;
+                    invitation.refused(&mut tx).await?;
+                    tx.commit().await?;
+                }
+                if failure.ends_session() {
                     return Ok(());
                 }
             }
@@ -59,4 +68,13 @@ pub(super) async fn send_due(instance: &Arc<Instance>) -> Result<(), RunError> {
     }
     session.quit().await;
     Ok(())
+}
+
+/// Whether another try would be answered alike.
+fn refused_for_good(failure: &Failure) -> bool {
+    match failure {
+        Failure::Refused { stage, reply } => matches!(read_reply(reply.code, &reply.text, *stage, OTHER), Verdict::Bounce { .. }),
+        Failure::NeedsSmtpUtf8 => true,
+        Failure::Broken { .. } => false,
+    }
 }

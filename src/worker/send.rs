@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,6 +23,10 @@ pub(super) async fn recover(instance: &Instance) -> Result<(), RunError> {
     deliveries::recover(&instance.db, instance.config.delivery.in_doubt, &super::process_runs, instance.clock.now()).await?;
     Ok(())
 }
+
+/// How long the conversations of a place that was taken from us are waited for before the new one is
+/// put to work: most end at once, and the relay need not hold twice the sessions.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a worker serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub struct Worker {
     contexts: tokio::sync::Mutex<HashMap<i64, Arc<RunContext>>>,
     /// Audiences being written.
     audiences: std::sync::Mutex<BTreeMap<i64, JoinHandle<()>>>,
+    /// Places taken from us whose last conversations have not ended.
+    leaving: std::sync::Mutex<Vec<JoinHandle<()>>>,
     /// Numbers of runs, kept when the engine is made anew.
     progress: std::sync::Mutex<BTreeMap<i64, Arc<Progress>>>,
     stop: watch::Receiver<bool>,
@@ -80,6 +87,7 @@ impl Worker {
             station: tokio::sync::Mutex::new(station),
             contexts: tokio::sync::Mutex::default(),
             audiences: std::sync::Mutex::default(),
+            leaving: std::sync::Mutex::default(),
             progress: std::sync::Mutex::default(),
             stop,
         })
@@ -97,7 +105,13 @@ impl Worker {
             // It ends after its block, or was stopped with the process.
             let _ = task.await;
         }
-        self.station.into_inner().leave(&self.instance).await
+        let left = self.station.into_inner().leave(&self.instance).await;
+        let still_leaving = std::mem::take(&mut *self.leaving.lock().unwrap_or_else(PoisonError::into_inner));
+        for leaving in still_leaving {
+            // It says itself what went wrong.
+            let _ = leaving.await;
+        }
+        left
     }
 
     /// Settles what workers left that stopped since.
@@ -207,7 +221,17 @@ impl Worker {
         tracing::warn!(worker = station.id, "declared dead by another worker; going on under a new name");
         let fresh = Station::take(&self.instance, &self.sender, lanes(self.scope)).await?;
         self.place.store(fresh.id, Ordering::Release);
-        std::mem::replace(station, fresh).leave(&self.instance).await
+        let (old, instance) = (std::mem::replace(station, fresh), self.instance.clone());
+        let mut leaving = tokio::spawn(async move {
+            if let Err(error) = old.leave(&instance).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the old place was not left in good order");
+            }
+        });
+        // A relay may take minutes over its last reply; the rest goes on without it.
+        if tokio::time::timeout(LEAVE_WITHIN, &mut leaving).await.is_err() {
+            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(leaving);
+        }
+        Ok(())
     }
 
     /// A command that another worker may have given already.

@@ -19,6 +19,9 @@ const RATE: usize = 100;
 /// What may leave at once at that rate: a quarter of a second and the mail that is due (see
 /// `delivery::limit::burst`).
 const BURST: usize = RATE / 4 + 1;
+/// Mails are counted when they are claimed, and leave a moment later; on a busy machine these moments
+/// differ by up to a quarter of a second.
+const JITTER: usize = RATE / 4;
 
 /// A client of the API that repeats each request until it has an answer, and earlier ones now and then.
 struct Caller {
@@ -141,7 +144,7 @@ pub fn rate(setting: Setting, form: &Form) -> Played {
     }
     stage.finish();
     let most = stage.receiver.log().most_in_a_second();
-    assert!(most <= RATE + BURST, "{most} mails within a second, at most {} may be", RATE + BURST);
+    assert!(most <= RATE + BURST + JITTER, "{most} mails within a second, at most {} may be", RATE + BURST + JITTER);
     assert!(most >= RATE / 2, "only {most} mails within any second: the rate was not what held them back");
     Played::Line(stage.judge())
 }

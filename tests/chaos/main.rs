@@ -37,7 +37,7 @@ const EVERYWHERE: &[Setting] = &[SQLITE, POSTGRES, NODES];
 /// How much is played.
 #[derive(Debug, Clone, Copy)]
 pub struct Form {
-    /// More people, more kills, more seeds, also what waits for half a minute.
+    /// More people, more kills, more seeds, and scenarios that take half a minute.
     pub long: bool,
     /// Chooses moments, steps and refusals.
     pub seed: u64,
@@ -92,6 +92,8 @@ fn scenarios() -> Vec<Scenario> {
     add("frozen inside a transaction", several, several, Box::new(|s, f| kills::frozen(s, f, Some("audience_half"), false)));
     add("database silent for one node", several, several, Box::new(trouble::cut_off));
     add("database link of one node down", several, several, Box::new(trouble::link_down));
+    add("frozen and woken at random", several, &[], Box::new(kills::frozen_again));
+    add("database silent now and then", several, &[], Box::new(trouble::flicker));
     add("killed at random", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, false, true)));
     add("killed at random, no PIPELINING", EVERYWHERE, &[NODES], Box::new(|s, f| kills::random(s, f, false, false)));
     add("killed at random, doubtful sent again", EVERYWHERE, EVERYWHERE, Box::new(|s, f| kills::random(s, f, true, true)));
@@ -109,7 +111,7 @@ fn scenarios() -> Vec<Scenario> {
     add("a share of 4xx and 5xx", EVERYWHERE, EVERYWHERE, Box::new(kills::refusals));
     add("closed after the final dot", EVERYWHERE, EVERYWHERE, Box::new(kills::closed));
     add("started in the same second", EVERYWHERE, EVERYWHERE, Box::new(kills::same_second));
-    add("PostgreSQL restarted twice", &[POSTGRES, NODES], &[NODES], Box::new(trouble::postgres_restarts));
+    add("PostgreSQL restarted", &[POSTGRES, NODES], &[NODES], Box::new(trouble::postgres_restarts));
     add("SQLite locked by another process", &[SQLITE], &[SQLITE], Box::new(trouble::locked));
     add("disk full", &[SQLITE], &[SQLITE], Box::new(trouble::disk_full));
     add("SQLite read-only", &[SQLITE], &[SQLITE], Box::new(trouble::read_only));

@@ -134,6 +134,11 @@ impl Log {
         (0..at_ms.len()).map(|first| at_ms[first..].partition_point(|at| *at < at_ms[first] + 1_000)).max().unwrap_or(0)
     }
 
+    /// The longest time between two mails, in milliseconds.
+    pub fn longest_silence_ms(&self) -> u64 {
+        self.at_ms.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or(0)
+    }
+
     /// Copies beyond the first.
     pub fn doubled(&self) -> usize {
         self.mails - self.taken.len()

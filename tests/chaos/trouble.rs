@@ -15,7 +15,7 @@ use crate::receiver::Manners;
 use crate::stage::{Setting, Stage};
 use crate::support::postgres::Server;
 use crate::support::{TestDatabase, free_port};
-use crate::{Form, Played};
+use crate::{Form, Played, Seed};
 
 fn unhurried(seed: u64) -> Manners {
     Manners { seed, command_ms: 1, message_ms: 12, ..Manners::default() }
@@ -198,6 +198,31 @@ pub fn cut_off(setting: Setting, form: &Form) -> Played {
     stage.finish();
     cable.cut(false);
     stage.nodes[0].as_mut().expect("it runs").wait_for_line("declared", 60);
+    Played::Line(stage.judge())
+}
+
+/// One node's line to the database stands still again and again, for less than its lease or more.
+pub fn flicker(setting: Setting, form: &Form) -> Played {
+    let mut seed = Seed::new(form.seed, &format!("flicker {setting:?}"));
+    let manners = Manners { seed: form.seed, command_ms: 2, message_ms: 40, ..Manners::default() };
+    let mut stage = Stage::new(setting, 2_000, manners);
+    let port = port_of(&stage.database.url);
+    let cable = Cable::lay("127.0.0.1", port);
+    let url = stage.database.url.replace(&format!(":{port}/"), &format!(":{}/", cable.port));
+    stage.wire(move |call, node| {
+        let call = call.env(LEASE.0, LEASE.1);
+        if node == 0 { call.env("OPTIN_DATABASE__URL", &url) } else { call }
+    });
+    stage.schedule();
+    stage.start_all();
+    stage.receiver.wait_for(80, 60);
+    for _ in 0..6 {
+        cable.cut(true);
+        std::thread::sleep(Duration::from_millis(100 + seed.below(7_000)));
+        cable.cut(false);
+        std::thread::sleep(Duration::from_millis(seed.below(1_500)));
+        stage.kills += 1;
+    }
     Played::Line(stage.judge())
 }
 

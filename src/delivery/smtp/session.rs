@@ -74,6 +74,21 @@ impl Session {
         }
     }
 
+    /// A session with the first of these relays that is there.
+    ///
+    /// # Errors
+    /// What the last one said, or that there is none.
+    pub async fn open_first(relays: &[SmtpSettings], hello: &str) -> Result<Session, Failure> {
+        let mut last = Failure::broken(Stage::Connect, "there is no relay; write `[smtp]` in optin.toml");
+        for relay in relays {
+            match Self::open(relay, hello).await {
+                Ok(session) => return Ok(session),
+                Err(failure) => last = failure,
+            }
+        }
+        Err(last)
+    }
+
     /// Whether [`Session::body_then_envelope`] saves a round trip.
     pub fn can_chain(&self) -> bool {
         self.pipelining == Pipelining::Chain && !self.over
