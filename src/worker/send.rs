@@ -197,10 +197,19 @@ impl Worker {
         if self.progress(run_id).live() > 0 {
             return Ok(Standing::Busy);
         }
+        if !dry && waits_until.is_none() {
+            return Ok(Standing::Busy);
+        }
+        let next_due = deliveries::next_due(db, run_id).await?;
         if !dry {
+            // What is held back may just have found its end.
+            if next_due.is_none_or(|due_at| due_at > self.instance.clock.now()) {
+                self.station.lock().await.engine.look_again(run_id);
+                return Ok(Standing::Busy);
+            }
             return Ok(waits_until.map_or(Standing::Busy, Standing::Held));
         }
-        Ok(match deliveries::next_due(db, run_id).await? {
+        Ok(match next_due {
             Some(due_at) if due_at > self.instance.clock.now() => Standing::Waits(due_at),
             Some(_) => Standing::Busy,
             None => Standing::Elsewhere,

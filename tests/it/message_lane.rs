@@ -166,7 +166,7 @@ on_each_database!(
         let args = ["import", "contacts", "people.csv", "--topic", "letter", "--consent", "confirmed", "--source", "fair"];
         shop.instance.optin(&args).exits(0);
         let _serving = shop.serve();
-        shop.instance.optin(&["send", "weekly", "--at", &optin::clock::Clock::system().now().plus(300).to_string()]).exits(0);
+        crate::polite::start_soon(&shop.instance, "weekly");
         sink.wait_for(20, 30);
         shop.post("mei@customer.example", "o1");
         let mails = wait_until("the message", 30, || {

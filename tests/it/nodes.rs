@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use optin::args;
 use optin::clock::Clock;
 
-use crate::polite::{WEEKLY, most_in_a_second, people, shop};
+use crate::polite::{WEEKLY, most_in_a_second, people, shop, start_soon};
 use crate::send::each_once;
 use crate::support::process::Running;
 use crate::support::smtp::{Received, Sink};
@@ -25,7 +25,7 @@ async fn a_rate_holds_for_both_nodes_together() {
     let shop = shop(&database, "[smtp]\nconnections = 4\nrate = \"60/s\"\n").with_smtp(&sink);
     people(&shop, &[("customer.example", 240)]);
     let nodes = [serve(&shop, None), serve(&shop, None)];
-    shop.optin(&["send", "weekly", "--at", &Clock::system().now().plus(300).to_string()]).exits(0);
+    start_soon(&shop, "weekly");
     let mails = sink.wait_for(240, 40);
     each_once(&mails, 240);
     let all: Vec<&Received> = mails.iter().collect();

@@ -63,12 +63,16 @@ pub(crate) fn run_id(shop: &Instance) -> String {
 fn serving(shop: &Instance) -> Running {
     let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
     serving.wait_for_line("ready", 20);
-    shop.optin(&["send", "weekly", "--at", &soon()]).exits(0);
+    start_soon(shop, "weekly");
     serving
 }
 
-fn soon() -> String {
-    Clock::system().now().plus(300).to_string()
+/// Has `optin serve` send a campaign in a moment. On a machine so slow that the moment has passed, the
+/// command begins itself and leaves the rest to it.
+pub(crate) fn start_soon(shop: &Instance, campaign: &str) {
+    let soon = Clock::system().now().plus(SECOND).to_string();
+    let started = shop.optin(&["send", campaign, "--at", &soon, "--wait", "0"]);
+    assert!(started.code == 0 || started.code == 1, "{started}");
 }
 
 pub(crate) fn show(shop: &Instance) -> Value {
@@ -238,9 +242,16 @@ on_each_database!(
         // After the pauses it goes on, slowly; and when nobody remembers, at full speed.
         sink.script(|script| script.refuse_rcpt = None);
         let later = |hours: i64| Clock::system().now().plus(hours * HOUR).to_string();
-        let (_, slow) = send_at(&shop, &later(5));
-        assert!(slow["sent"].as_u64().unwrap() >= 103, "{slow}");
-        assert!(most_in_a_second(&to_domain(&sink.received(), "gmail.com")) <= 5, "slowly");
+        let running = shop.command(&["send", "weekly"]).clock(&later(5)).spawn();
+        sink.wait_for(103, 30);
+        std::thread::sleep(Duration::from_secs(1));
+        let mails = sink.received();
+        for domain in ["gmail.com", "qq.com", "busy.example"] {
+            let slow = to_domain(&mails, domain).len();
+            assert!((1..=5).contains(&slow), "{slow} to {domain}");
+        }
+        running.signal("TERM");
+        running.wait(20);
         db.execute("DELETE FROM throttle", args![]).await.unwrap();
         let (code, done) = send_at(&shop, &later(10));
         assert_eq!((code, &done["sent"], &done["bounced"]), (0, &240.into(), &0.into()), "{done}");
@@ -308,20 +319,20 @@ on_each_database!(
         let running = sending(&shop);
         sink.wait_for(15, 30);
         let run = run_id(&shop);
+        let mut again = Vec::new();
         for command in ["pause", "cancel"] {
             shop.optin(&["run", command, &run]).exits(0);
             std::thread::sleep(Duration::from_secs(1));
             let quiet = sink.received().len();
             std::thread::sleep(Duration::from_millis(300));
             assert_eq!(sink.received().len(), quiet, "quiet within a second of {command}");
-            wait_until("nothing stays claimed", 10, || futures_ready(claimed(&db)).eq(&0).then_some(()));
+            wait_until("nothing stays claimed", 10, || answer_to(claimed(&db)).eq(&0).then_some(()));
             assert_eq!(used(&db, "relay:default").await, quiet as i64, "the day counts what left");
             assert!(quiet < 150, "{quiet}");
             if command == "pause" {
                 shop.optin(&["run", "resume", &run]).exits(0);
-                let again = sending(&shop);
+                again.push(sending(&shop));
                 sink.wait_for(quiet + 15, 30);
-                std::mem::forget(again);
             }
         }
         assert_eq!(running.wait(20).0, 1);
@@ -330,7 +341,7 @@ on_each_database!(
 );
 
 /// Waits for a small question to the database from plain code.
-fn futures_ready<T>(question: impl Future<Output = T>) -> T {
+fn answer_to<T>(question: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(question))
 }
 
@@ -345,7 +356,7 @@ on_each_database!(
         shop.optin(&args).exits(0);
         let _serving = serving(&shop);
         sink.wait_for(60, 30);
-        shop.optin(&["send", "offer", "--at", &soon()]).exits(0);
+        start_soon(&shop, "offer");
         let mails = wait_until("the small run", 30, || {
             let mails = sink.received();
             (to_domain(&mails, "other.example").len() == 20).then_some(mails)
@@ -363,7 +374,7 @@ on_each_database!(
         people(&shop, &[("customer.example", 60), ("gmail.com", 20)]);
         let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
         serving.wait_for_line("ready", 20);
-        let at = Clock::system().now().plus(1_000).to_string();
+        let at = Clock::system().now().plus(2 * SECOND).to_string();
         for campaign in ["weekly", "offer"] {
             shop.optin(&["send", campaign, "--at", &at]).exits(0);
         }
@@ -459,12 +470,12 @@ on_each_database!(
         }
         let mut serving = shop.command(&["serve", "--only", "worker"]).spawn();
         serving.wait_for_line("ready", 20);
-        let count = |sql: &'static str| futures_ready(db.fetch_all(sql, args![])).unwrap()[0].get::<i64>(0).unwrap();
+        let count = |sql: &'static str| answer_to(db.fetch_all(sql, args![])).unwrap()[0].get::<i64>(0).unwrap();
         wait_until("two answers", 20, || (count("SELECT COUNT(*) FROM domain_provider") == 2).then_some(()));
         wait_until("old rows go", 20, || {
             (count("SELECT COUNT(*) FROM bucket WHERE name LIKE 'campaign:%'") == 1 && count("SELECT COUNT(*) FROM throttle") == 1).then_some(())
         });
-        shop.optin(&["send", "weekly", "--at", &soon()]).exits(0);
+        start_soon(&shop, "weekly");
         each_once(&sink.wait_for(5, 30), 5);
         assert_eq!(count("SELECT COUNT(*) FROM delivery WHERE provider = 'gmail'"), 3);
         assert_eq!(count("SELECT COUNT(*) FROM delivery WHERE provider = 'other'"), 2);
