@@ -106,17 +106,10 @@ on_each_database!(
         let kept = db.fetch_all("SELECT provider FROM throttle ORDER BY provider", args![]).await.unwrap();
         let kept: Vec<String> = kept.iter().map(|row| row.get(0).unwrap()).collect();
         assert_eq!(kept, ["@slow.example"]);
-        // Later mails to it are not even tried before the pause is over.
-        let refused = sink.breaches().len();
-        let again = shop.optin(&["send", "weekly", "--json", "--again", "--wait", "0"]).exits(1).json();
-        assert_eq!((&again["sent"], &again["deferred"]), (&20.into(), &20.into()), "{again}");
-        let tried: i64 = db
-            .fetch_one("SELECT MAX(attempts) FROM delivery WHERE state = 'deferred' AND run_id = $1", args![again["run"].as_i64().unwrap()])
-            .await
-            .unwrap()
-            .get(0)
-            .unwrap();
-        assert_eq!((tried, sink.breaches().len()), (0, refused));
+        // The others to that domain are not even tried before the pause is over.
+        let tried = "SELECT COUNT(*) FROM delivery WHERE state = 'deferred' AND attempts > 0";
+        let tried: i64 = db.fetch_one(tried, args![]).await.unwrap().get(0).unwrap();
+        assert!((1..=CONNECTIONS as i64).contains(&tried), "{tried} were tried");
     }
 );
 

@@ -31,7 +31,7 @@ use super::journal::Journal;
 use super::limit::Limits;
 use super::message::Envelope;
 use super::messages::Composer;
-use super::provider::Providers;
+use super::provider::{OTHER, Providers, domain_of};
 use super::sql;
 use crate::campaign::{Definition, Run};
 use crate::clock::{Clock, Time};
@@ -178,6 +178,17 @@ impl Shared {
     /// the feeder has looked: see `withdraw_paused`.
     fn hold(&self, relay: &str, provider: Option<&str>) {
         self.campaigns.iter().filter(|lane| lane.relay.name == relay).for_each(|lane| lane.pool.hold(provider));
+        self.wake.notify_one();
+    }
+
+    /// The same for one domain whose provider nobody knows: its mails go back, and are put off when they
+    /// are claimed again.
+    fn hold_domain(&self, relay: &str, email: &str) {
+        let domain = domain_of(email);
+        let of_domain = |job: &Job| &*job.provider == OTHER && domain_of(&job.contact.email).eq_ignore_ascii_case(domain);
+        let lanes = self.campaigns.iter().filter(|lane| lane.relay.name == relay);
+        let jobs: Vec<Job> = lanes.flat_map(|lane| lane.pool.remove(of_domain)).collect();
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner).extend(jobs);
         self.wake.notify_one();
     }
 

@@ -18,6 +18,7 @@ use crate::clock::Time;
 use crate::config::InDoubt;
 use crate::delivery::journal::{Go, skipped};
 use crate::delivery::ops;
+use crate::delivery::provider::OTHER;
 use crate::delivery::smtp::{Failure, Reply, Session, Stage};
 use crate::delivery::state::{Outcome, State};
 use crate::delivery::verdict::{Scope, Verdict, read_reply};
@@ -326,7 +327,11 @@ impl Server {
                 Verdict::SlowDown(signal) => {
                     let said = text.as_deref().unwrap_or_default();
                     let until = self.shared.governor.slow_down(sender, &self.lane.relay.name, &job, &signal, said, now).await;
-                    self.shared.hold(&self.lane.relay.name, (signal.scope == Scope::Provider).then_some(&*job.provider));
+                    match signal.scope {
+                        Scope::Relay => self.shared.hold(&self.lane.relay.name, None),
+                        Scope::Provider if &*job.provider == OTHER => self.shared.hold_domain(&self.lane.relay.name, &job.contact.email),
+                        Scope::Provider => self.shared.hold(&self.lane.relay.name, Some(&job.provider)),
+                    }
                     retry::after_pause(sender, &job, now, until, text)
                 }
                 Verdict::SenderProblem { .. } => {
