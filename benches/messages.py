@@ -14,7 +14,7 @@ from mail import LETTER, import_people, receiver, send_soon, taken
 MESSAGES = int(os.environ.get("MESSAGES", 200))
 PER_SECOND = 20
 SESSIONS = int(os.environ.get("SESSIONS", 20))
-MAILS = int(os.environ.get("MAILS", 150_000))
+MAILS = int(os.environ.get("MAILS", 130_000))
 # Posts under way at a time; each waits for its answer.
 CLIENTS = 16
 FILES = {

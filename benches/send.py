@@ -5,7 +5,7 @@ import os
 from common import ENGINES, Instance, settle, table, workshop
 from mail import LETTER, import_people, sink, source, steady
 
-MAILS = int(os.environ.get("MAILS", 25_000))
+MAILS = int(os.environ.get("MAILS", 20_000))
 SESSIONS = int(os.environ.get("SESSIONS", 20))
 SIGNED = os.environ.get("DKIM", "off rsa rsa+ed25519").split()
 
