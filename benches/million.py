@@ -24,14 +24,14 @@ def write_many(path, count):
 
 
 class Memory(threading.Thread):
-    """Resident MiB of the `send` below this process, each half second, with the time."""
+    """Resident MiB of the `send` below this process, each tenth of a second, with the time."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.samples, self.over = [], threading.Event()
 
     def run(self):
-        while not self.over.wait(0.5):
+        while not self.over.wait(0.1):
             try:
                 for task in os.listdir("/proc/self/task"):
                     with open(f"/proc/self/task/{task}/children", encoding="ascii") as file:
@@ -78,7 +78,8 @@ def measure(folder, engine, postgres, port):
     print(f"{engine}: {MAILS} mails of {size} bytes; list made in {made:.0f} s, imported in {imported.seconds:.0f} s "
           f"({MAILS / imported.seconds:,.0f}/s), sent in {done.seconds:.0f} s")
     print(f"mails/s in each tenth: {', '.join(f'{rate:,.0f}' for rate in rates)}")
-    print(f"most MiB in each tenth: {', '.join(f'{memory.most(*span):.0f}' for span in itertools.pairwise(marks))}", flush=True)
+    print(f"most MiB in each tenth: {', '.join(f'{memory.most(*span):.0f}' for span in itertools.pairwise(marks))}; "
+          f"{memory.most(0, marks[0]):.0f} before the first reply, {memory.most(marks[-1], float('inf')):.0f} after the last", flush=True)
     whole = MAILS / done.seconds
     return [engine, f"{whole:,.0f}", f"{reference:,.0f}", f"{whole / reference:.2f}", f"{(marks[-1] - marks[0]) / 1000:.0f}", f"{rates[0]:,.0f}", f"{rates[-1]:,.0f}",
             f"{rates[-1] / rates[0]:.2f}", f"{done.cpu / MAILS * 1e6:.0f}", f"{done.mib:.0f}", f"{grown / MAILS:.0f}"]
