@@ -8,6 +8,7 @@ import pathlib
 import random
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import time
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 OPTIN = os.environ.get("OPTIN_BINARY", str(REPOSITORY / "target/release/optin"))
 ENGINES = os.environ.get("ENGINES", "sqlite postgres").split()
+
+# Whatever ends a measurement, what it started ends too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
 
 HEADER = ["email", "name", "company", "city", "address", "phone", "locale", "timezone", "signup_at", "tags", "birthday"]
 FAMILY = "王 李 張 劉 陳 楊 黃 趙 吳 周 林 Smith Jones Garcia Müller Sato Kim Tanaka Rossi Novak Silva".split()
@@ -179,6 +183,29 @@ class Instance:
     def optin(self, *arguments):
         return Measured([OPTIN, "--json", *map(str, arguments)], env=self.env, cwd=self.folder)
 
+    @contextlib.contextmanager
+    def serve(self, *arguments):
+        """`optin serve`, ready, and ended afterwards."""
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen([OPTIN, "serve", *arguments], env=self.env, cwd=self.folder, stdin=subprocess.DEVNULL,
+                                       stdout=subprocess.PIPE, stderr=errors, text=True)
+            try:
+                if "ready" not in (process.stdout.readline() or ""):
+                    errors.seek(0)
+                    sys.exit(f"`optin serve` is not ready\n{errors.read().decode()}")
+                yield process
+            finally:
+                process.terminate()
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    print("`optin serve` did not end within 20 seconds of SIGTERM", flush=True)
+                    process.kill()
+                    process.wait()
+                errors.seek(0)
+                if said := errors.read().decode():
+                    print(said, file=sys.stderr)
+
     def query(self, sql):
         """One row, as texts."""
         if self.engine == "sqlite":
@@ -186,6 +213,13 @@ class Instance:
         else:
             answer = self.postgres.query("bench", sql)
         return answer.split(",")
+
+
+def tool(folder, name):
+    """A program of tools/, compiled."""
+    program = pathlib.Path(folder) / name
+    subprocess.run(["rustc", "--edition", "2024", "-O", "-o", program, REPOSITORY / "benches/tools" / f"{name}.rs"], check=True, cwd=folder)
+    return program
 
 
 def settle():

@@ -284,6 +284,17 @@ impl Tx {
         Ok(())
     }
 
+    /// Whether PostgreSQL may join by nested loops in this transaction, as it may at its start. Not for
+    /// joins of many rows with what changes faster than statistics: its planner takes the thousands of
+    /// rows that are claimed right now for none, and would compare each of them with each other row.
+    pub async fn allow_nested_loops(&mut self, allowed: bool) -> Result<()> {
+        if self.dialect() == Dialect::Postgres {
+            let word = if allowed { "on" } else { "off" };
+            self.execute(&format!("SET LOCAL enable_nestloop = {word}"), crate::args![]).await?;
+        }
+        Ok(())
+    }
+
     /// Makes everything durable.
     pub async fn commit(self) -> Result<()> {
         match self.inner {

@@ -171,21 +171,25 @@ pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, Db
 /// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an
 /// outcome written twice (the first commit's answer was lost) must not end a later attempt.
 pub(super) async fn apply_outcomes(tx: &mut Tx, worker: i64, outcomes: &[Outcome]) -> Result<u64, DbError> {
-    tx.bulk(
-        "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, reply = v.reply, changed_at = v.at, worker = NULL
+    tx.allow_nested_loops(false).await?;
+    let written = tx
+        .bulk(
+            "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, reply = v.reply, changed_at = v.at, worker = NULL
          FROM {rows}
          WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed' AND delivery.attempts = v.attempt",
-        args![worker],
-        Rows::new()
-            .i64("id", outcomes.iter().map(|outcome| outcome.delivery_id))
-            .i64("attempt", outcomes.iter().map(|outcome| outcome.attempt))
-            .text("state", outcomes.iter().map(|outcome| outcome.state.as_str()))
-            .i64("due_at", outcomes.iter().map(|outcome| outcome.due_at.millis()))
-            .opt_text("reason", outcomes.iter().map(|outcome| outcome.reason.clone()).collect())
-            .opt_text("reply", outcomes.iter().map(|outcome| outcome.reply.clone()).collect())
-            .i64("at", outcomes.iter().map(|outcome| outcome.at.millis())),
-    )
-    .await
+            args![worker],
+            Rows::new()
+                .i64("id", outcomes.iter().map(|outcome| outcome.delivery_id))
+                .i64("attempt", outcomes.iter().map(|outcome| outcome.attempt))
+                .text("state", outcomes.iter().map(|outcome| outcome.state.as_str()))
+                .i64("due_at", outcomes.iter().map(|outcome| outcome.due_at.millis()))
+                .opt_text("reason", outcomes.iter().map(|outcome| outcome.reason.clone()).collect())
+                .opt_text("reply", outcomes.iter().map(|outcome| outcome.reply.clone()).collect())
+                .i64("at", outcomes.iter().map(|outcome| outcome.at.millis())),
+        )
+        .await?;
+    tx.allow_nested_loops(true).await?;
+    Ok(written)
 }
 
 /// Gives claims back as they were: nothing was handed over.
