@@ -117,6 +117,12 @@ pub async fn command_in(tx: &mut Tx, id: i64, command: Command, reason: Option<&
     Ok(next)
 }
 
+/// Before an audience is read: PostgreSQL looks at its tables anew. After a large import, and before its
+/// own daemon has come by, it takes them for empty and sorts all that is left for every block.
+pub async fn freshen_statistics(db: &Db) -> Result<(), DbError> {
+    sql::freshen_statistics(db).await
+}
+
 /// Somebody whom a run will mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picked {

@@ -3,7 +3,7 @@
 use super::run::{Run, RunState};
 use crate::args;
 use crate::clock::Time;
-use crate::db::{Args, Connection, DbError, Row, Rows, Tx};
+use crate::db::{Args, Connection, Db, DbError, Dialect, Row, Rows, Tx};
 
 const RUN_COLUMNS: &str = "id, campaign, topic_id, firing, state, reason, scheduled_at, started_at, finished_at, definition_hash, definition, \
      excluded, audience, audience_cursor, audience_done";
@@ -217,6 +217,13 @@ pub(super) async fn reached_in(tx: &mut Tx, run_id: i64, contacts: impl Iterator
         )
         .await?;
     rows.iter().map(|row| row.get(0)).collect()
+}
+
+pub(super) async fn freshen_statistics(db: &Db) -> Result<(), DbError> {
+    if db.dialect() == Dialect::Postgres {
+        db.execute("ANALYZE contact, subscription, suppression", Vec::new()).await?;
+    }
+    Ok(())
 }
 
 /// Moves the audience's cursor and counts.

@@ -82,7 +82,6 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
         .foreign_keys(false)
         .statement_cache_capacity(200)
         .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
-        .pragma("temp_store", "MEMORY")
         .pragma("mmap_size", "268435456");
     let writer = SqlitePoolOptions::new()
         .max_connections(1)

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -63,6 +63,8 @@ enum Ask {
 #[derive(Clone)]
 pub struct Journal {
     asks: mpsc::Sender<Ask>,
+    /// Outcomes that are durable in the journal but not yet in `delivery`.
+    unfolded: Arc<AtomicUsize>,
 }
 
 impl Journal {
@@ -70,8 +72,10 @@ impl Journal {
     pub fn start(db: Db, clock: Clock, entropy: Entropy, worker: i64, lease: Arc<LeaseClock>) -> (Journal, tokio::task::JoinHandle<()>) {
         let (asks, inbox) = mpsc::channel(GROUP_ENTRIES);
         let writer = Arc::new(Writer { db, clock, entropy, worker, lease, fenced: AtomicBool::new(false) });
+        let unfolded = Arc::new(AtomicUsize::new(0));
         let task = Task {
             writer,
+            unfolded: unfolded.clone(),
             rows: BTreeMap::new(),
             waiting: Vec::new(),
             open: HashMap::new(),
@@ -81,7 +85,13 @@ impl Journal {
             folding: JoinSet::new(),
             fold_at: Instant::now() + FOLD_EVERY,
         };
-        (Journal { asks }, tokio::spawn(task.run(inbox)))
+        (Journal { asks, unfolded }, tokio::spawn(task.run(inbox)))
+    }
+
+    /// Outcomes that are durable in the journal but not yet in `delivery`: their deliveries still look
+    /// claimed. While there are many, nothing more should be claimed.
+    pub fn unfolded(&self) -> usize {
+        self.unfolded.load(Ordering::Relaxed)
     }
 
     /// Makes the previous outcome and this handover durable, in one commit with other sessions'.
@@ -146,6 +156,7 @@ fn commits_at_a_time(dialect: Dialect) -> usize {
 
 struct Task {
     writer: Arc<Writer>,
+    unfolded: Arc<AtomicUsize>,
     /// Journal rows not yet dropped, with the deliveries handed over in them.
     rows: BTreeMap<i64, Vec<i64>>,
     /// Outcomes that are durable in the journal but not yet in `delivery`.
@@ -284,6 +295,7 @@ impl Task {
                 Entry::Outcome(outcome) => {
                     self.open.remove(&outcome.delivery_id);
                     self.waiting.push(outcome);
+                    self.unfolded.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
@@ -312,7 +324,10 @@ impl Task {
 
     fn folded(&mut self, done: Result<Folded, tokio::task::JoinError>) -> bool {
         match done {
-            Ok(Folded { up_to, done: true, .. }) => {
+            Ok(Folded { outcomes, up_to, done: true }) => {
+                // What was found in doubt at the end of a pass was never counted.
+                let folded = outcomes.len().min(self.unfolded.load(Ordering::Relaxed));
+                self.unfolded.fetch_sub(folded, Ordering::Relaxed);
                 if let Some(up_to) = up_to {
                     self.rows = self.rows.split_off(&(up_to + 1));
                 }

@@ -31,6 +31,9 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
         .map_err(|errors| RunError::Refused(errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")))?;
     // One `now` for the whole audience: a block written after a restart means the same.
     let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
+    if run.audience_cursor == 0 {
+        runs::freshen_statistics(&instance.db).await?;
+    }
     loop {
         if *stop.borrow() {
             return Ok(());

@@ -319,7 +319,8 @@ fn mails_go_over_tls_and_after_a_login_as_configured() {
     const LOGIN: Login = Login { mechanisms: "PLAIN LOGIN XOAUTH2", user: "mei", password: "p@ss 茶" };
     const MEI: &str = "mei:p%40ss%20%E8%8C%B6@SINK";
     let only = |mechanisms| Some(Login { mechanisms, ..LOGIN });
-    let cases: Vec<(&str, Encryption, Option<Login>, String, &[(&str, &str)], bool, Option<&str>)> = vec![
+    type Case<'a> = (&'a str, Encryption, Option<Login>, String, &'a [(&'a str, &'a str)], bool, Option<&'a str>);
+    let cases: Vec<Case<'_>> = vec![
         ("starttls", Encryption::StartTls("elsewhere"), None, "smtp://SINK".into(), &[], true, None),
         ("no tls", Encryption::StartTls("server"), None, "smtp://SINK?tls=none".into(), &[], false, None),
         ("broken starttls", Encryption::BrokenStartTls, None, "smtp://SINK".into(), &[], false, None),
@@ -357,7 +358,8 @@ fn a_relay_that_cannot_be_trusted_or_entered_is_named_and_costs_nobody_a_bounce(
     const LOGIN: Login = Login { mechanisms: "PLAIN", user: "mei", password: "right" };
     let ca: &[(&str, &str)] = &[("OPTIN_SMTP__CA_FILE", "ca.pem")];
     let token: &[(&str, &str)] = &[("OPTIN_SMTP__AUTH", "xoauth2")];
-    let cases: Vec<(Encryption, Option<Login>, &str, &[(&str, &str)], &str)> = vec![
+    type Case<'a> = (Encryption, Option<Login>, &'a str, &'a [(&'a str, &'a str)], &'a str);
+    let cases: Vec<Case<'_>> = vec![
         (Encryption::Implicit("server"), None, "smtps://SINK", &[], "`ca_file`"),
         (Encryption::StartTls("server"), None, "smtp://SINK?tls=required", &[], "`ca_file`"),
         (Encryption::Implicit("elsewhere"), None, "smtps://SINK", ca, "is for mail.elsewhere.example, mx.elsewhere.example"),

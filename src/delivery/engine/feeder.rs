@@ -27,6 +27,8 @@ const LEAST_QUEUE: usize = 40;
 const TICK: Duration = Duration::from_millis(100);
 /// How often a run's providers are looked up while it is sent: deferred mails come due again.
 const LOOK_EVERY_MS: i64 = 2 * SECOND;
+/// Outcomes that may wait to be recorded before nothing more is claimed: some seconds' worth.
+const MOST_UNFOLDED: usize = 20_000;
 /// How long the feeder rests when the database fails.
 const REST: Duration = Duration::from_millis(500);
 
@@ -161,6 +163,10 @@ async fn round(shared: &Arc<Shared>) -> Result<Round, DbError> {
     let _claiming = shared.claiming.read().await;
     // A claim whose commit failed may stand in the database: nothing more until that is settled.
     if shared.strays.load(Ordering::Acquire) {
+        return Ok(Round { waiting: true, ..Round::default() });
+    }
+    // Their deliveries still look claimed: a database that is slow to record must not be run away from.
+    if shared.journal.unfolded() > MOST_UNFOLDED {
         return Ok(Round { waiting: true, ..Round::default() });
     }
     let plan = plan(shared, now);
