@@ -151,6 +151,22 @@ on_each_database!(
 );
 
 on_each_database!(
+    async fn a_limit_for_all_mail_is_one_limit_however_many_providers_and_days_share_it(database) {
+        let sink = Sink::start();
+        let shop = shop(&database, "[limits]\nrate = \"20/s\"\nper_day = 50\n").with_smtp(&sink);
+        let domains = ["gmail.com", "qq.com", "163.com", "web.de", "customer.example", "yahoo.com"];
+        people(&shop, &domains.map(|domain| (domain, 15)));
+        let ended = shop.optin(&["send", "weekly", "--json", "--wait", "1"]).exits(1).json();
+        assert_eq!((&ended["sent"], &ended["due"]), (&50.into(), &40.into()), "{ended}");
+        let received = sink.received();
+        let in_a_second = most_in_a_second(&received.iter().collect::<Vec<_>>());
+        // The rate, its tolerance of a quarter second, and as many claimed that wait for a session.
+        assert!(in_a_second <= 20 + 2 * 6, "{in_a_second} in a second");
+        assert_eq!(used(&database.open().await, "all").await, 50);
+    }
+);
+
+on_each_database!(
     async fn a_slow_provider_holds_up_nobody_and_is_named(database) {
         let sink = Sink::start();
         let shop = shop(&database, "[smtp]\nconnections = 3\n[provider.slow]\ndomains = [\"slow.example\"]\nrate = \"2/s\"\n").with_smtp(&sink);

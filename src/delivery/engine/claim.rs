@@ -85,6 +85,7 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
             claimed = sql::claim(&mut tx, wish.run_id(), shared.worker, &wish.provider, allowed as i64, now).await?;
             got.claimed = claimed.len();
             got.dry = claimed.len() < allowed;
+            limits.take(at, wish, claimed.len(), now);
         }
         if allowed < wish.want && !got.dry {
             let waits = limits.waits(at, wish, now);
@@ -109,8 +110,9 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         contacts.insert(contact.id, contact);
     }
     for (at, (wish, rows)) in wishes.iter().zip(&mut rows).enumerate() {
+        let claimed = rows.len();
         let patient = postpone(shared, &mut tx, wish, rows, &contacts, now).await?;
-        limits.take(at, wish, rows.len(), now);
+        limits.give_back(at, wish, claimed - rows.len(), now);
         for wait in patient {
             shared.note_wait(wish.run_id(), wait, now);
         }

@@ -308,6 +308,14 @@ impl Allowed {
         self.limits.take(&mut self.buckets, &wanted, claimed as u64, now);
     }
 
+    /// So many of those taken at this `now` are not sent after all.
+    pub(super) fn give_back(&mut self, at: usize, wish: &Wish, mails: usize, now: Time) {
+        if mails > 0 {
+            let returned = self.wish(at, wish);
+            self.limits.credit(&mut self.buckets, &returned, mails as u64, now);
+        }
+    }
+
     /// What holds the wish back.
     pub(super) fn waits(&self, at: usize, wish: &Wish, now: Time) -> Vec<Wait> {
         let waits = self.limits.waits(&self.buckets, &[self.wish(at, wish)], now);

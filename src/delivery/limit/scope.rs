@@ -154,6 +154,14 @@ impl Limits {
         granted
     }
 
+    /// Credits mails that were taken at this `now` and are not sent after all.
+    pub fn credit(&self, buckets: &mut Buckets, wish: &Wish<'_>, mails: u64, now: Time) {
+        let today = self.today(now);
+        for scope in self.scopes(wish, &today) {
+            buckets.change(&scope.name, |bucket| bucket.give_back(&scope.limit, mails, now, &today));
+        }
+    }
+
     /// Debits mails that leave whatever the limits say: others wait the longer.
     pub fn debit(&self, buckets: &mut Buckets, wish: &Wish<'_>, mails: u64, now: Time) {
         let today = self.today(now);
