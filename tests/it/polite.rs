@@ -188,11 +188,11 @@ on_each_database!(
 
 on_each_database!(
     async fn sessions_for_a_provider_are_the_configured_number_and_the_shipped_one_only_when_asked(database) {
-        let (script, conversations) = watched(Duration::from_millis(5));
+        let (script, conversations) = watched(Duration::from_millis(40));
         let sink = Sink::with(script);
         let settings = "[smtp]\nconnections = 12\n[provider.narrow]\ndomains = [\"narrow.example\"]\nconnections = 1\n";
         let shop = shop(&database, settings).with_smtp(&sink);
-        people(&shop, &[("narrow.example", 20), ("customer.example", 100), ("gmail.com", 100), ("yahoo.com", 20)]);
+        people(&shop, &[("narrow.example", 20), ("customer.example", 40), ("gmail.com", 160), ("yahoo.com", 20)]);
         // Yahoo asked us to slow down a moment ago: one session, however many the rate could use.
         let db = database.open().await;
         let now = Clock::system().now();
@@ -208,7 +208,7 @@ on_each_database!(
         assert_eq!(most_conversations(&conversations, "narrow.example"), 1);
         assert_eq!(most_conversations(&conversations, "yahoo.com"), 1);
         assert!(most_conversations(&conversations, "gmail.com") > 5, "{}", most_conversations(&conversations, "gmail.com"));
-        assert!(most_conversations(&conversations, "customer.example") > 5);
+        assert!(most_conversations(&conversations, "customer.example") > 1);
     }
 );
 
