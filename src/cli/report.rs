@@ -92,5 +92,15 @@ pub(super) fn render(report: &crate::report::CampaignReport) -> String {
             .collect();
         out.push_str(&format!("\n\n{}", table(&["link", "clicks", "people", "machines", "leads to"], rows)));
     }
+    if !report.in_doubt_mails.is_empty() {
+        let rows = report.in_doubt_mails.iter().map(|mail| {
+            let address = mail.email.clone().unwrap_or_else(|| "(erased)".to_owned());
+            vec![address, mail.run.to_string(), mail.reply.clone().unwrap_or_default()]
+        });
+        out.push_str(&format!(
+            "\n\nIn doubt (`optin run release-doubtful RUN`):\n{}",
+            table(&["address", "run", "what happened"], rows.collect())
+        ));
+    }
     out
 }

@@ -14,8 +14,12 @@ use super::{Db, DbError, Pools, Result, migrate};
 pub(super) const BUSY_TIMEOUT_MS: u64 = 5_000;
 /// Readers of one SQLite file: pages, reports and audience scans beside the writer.
 const SQLITE_READERS: u32 = 4;
-/// Page cache of one SQLite connection, in KiB: the indexes of a million contacts fit.
-const SQLITE_CACHE_KIB: i64 = 65_536;
+/// Page cache of one reading connection, in KiB. Small: what it lacks is mapped, or in the page cache of
+/// the system.
+const SQLITE_CACHE_KIB: i64 = 8_192;
+/// Bytes of the file that are mapped into memory and read without copying. What is mapped counts as
+/// memory of the process, and must not grow with the file.
+const SQLITE_MAPPED_BYTES: u64 = 32 << 20;
 /// Page cache of the writer: bulk writing comes ordered, and more would only make memory grow with
 /// the file.
 const SQLITE_WRITER_CACHE_KIB: i64 = 32_768;
@@ -82,7 +86,7 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
         .foreign_keys(false)
         .statement_cache_capacity(200)
         .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
-        .pragma("mmap_size", "268435456");
+        .pragma("mmap_size", SQLITE_MAPPED_BYTES.to_string());
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)

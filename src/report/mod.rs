@@ -12,6 +12,8 @@ use crate::tracking;
 
 pub use live::{ProviderLive, RunLive, Waiting, run_live};
 
+/// Doubtful mails named at most, for each run: a crash leaves as many as there were sessions.
+const NAMED: i64 = 1_000;
 /// Runs of one campaign that a report adds up.
 const MAX_RUNS: i64 = 10_000;
 
@@ -111,6 +113,8 @@ pub struct CampaignReport {
     pub failed: i64,
     /// Reply pending at a crash.
     pub in_doubt: i64,
+    /// Each of those, by name.
+    pub in_doubt_mails: Vec<Doubtful>,
     /// Picked, but not mailed after all: reason to number.
     pub skipped: BTreeMap<String, i64>,
     /// Spam complaints.
@@ -129,6 +133,19 @@ pub struct CampaignReport {
     pub variants: Vec<serde_json::Value>,
     /// The arm that got nothing; empty where there was none.
     pub holdout: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A mail that may or may not have arrived.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Doubtful {
+    /// Its run: what `run release-doubtful` takes.
+    pub run: i64,
+    /// The address, unless the contact was erased.
+    pub email: Option<String>,
+    /// What happened.
+    pub reply: Option<String>,
+    /// When.
+    pub at: String,
 }
 
 /// Followed links of a campaign.
@@ -155,6 +172,15 @@ pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Opt
         report.bounced += summary.bounced;
         report.failed += summary.failed;
         report.in_doubt += summary.in_doubt;
+        if summary.in_doubt > 0 {
+            let doubtful = delivery::ops::in_state(db, run.id, State::InDoubt, NAMED).await?;
+            report.in_doubt_mails.extend(doubtful.into_iter().map(|(_, email, _, reply, at)| Doubtful {
+                run: run.id,
+                email,
+                reply,
+                at: at.to_string(),
+            }));
+        }
         for (reason, count) in summary.skipped {
             *report.skipped.entry(reason).or_default() += count;
         }

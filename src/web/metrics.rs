@@ -19,6 +19,7 @@ use super::{Shared, public};
 use crate::args;
 use crate::clock::{SECOND, Time};
 use crate::db::{Connection as _, Db, DbError, Dialect, Row};
+use crate::delivery::engine::Status;
 
 /// Counts stand for so long: scrapers ask every 15 seconds or so.
 const KEPT_MS: i64 = 5 * SECOND;
@@ -165,6 +166,7 @@ async fn count(db: &Db, now: Time) -> Result<String, DbError> {
 fn workers(text: &mut String, found: &[Row], now: Time) -> Result<(), DbError> {
     family(text, "optin_worker_lease_seconds", "gauge", "Time until a worker's lease ends; below 0 it went silent.");
     let mut numbers = String::new();
+    let (mut sessions, mut unreachable, mut rates) = (String::new(), String::new(), String::new());
     for row in found {
         let name: String = row.get(0)?;
         let lease_until: Time = row.get(1)?;
@@ -172,12 +174,29 @@ fn workers(text: &mut String, found: &[Row], now: Time) -> Result<(), DbError> {
         // Written by the worker for whoever watches: what is no number is passed over.
         let status = row.get::<Option<String>>(2)?.and_then(|status| serde_json::from_str::<serde_json::Value>(&status).ok());
         let fields = status.as_ref().and_then(|status| status.as_object());
+        let said = status.as_ref().and_then(|status| serde_json::from_value::<Status>(status.clone()).ok()).unwrap_or_default();
+        for (relay, at) in &said.relays {
+            let labels = |lane| [("worker", name.as_str()), ("relay", relay.as_str()), ("lane", lane)];
+            sample(&mut sessions, "optin_relay_sessions", &labels("campaigns"), at.sessions as f64);
+            sample(&mut sessions, "optin_relay_sessions", &labels("messages"), at.message_sessions as f64);
+            let down = f64::from(u8::from(at.down_since.is_some()));
+            sample(&mut unreachable, "optin_relay_down", &[("worker", &name), ("relay", relay)], down);
+        }
+        let per_second: f64 = said.runs.values().map(|run| run.per_second).sum();
+        sample(&mut rates, "optin_mails_per_second", &[("worker", &name), ("lane", "campaigns")], per_second);
+        sample(&mut rates, "optin_mails_per_second", &[("worker", &name), ("lane", "messages")], said.messages_per_second);
         for (key, value) in fields.into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_f64()?))).take(MAX_STATUS_NUMBERS) {
             sample(&mut numbers, "optin_worker_status", &[("worker", &name), ("value", key)], value);
         }
     }
     family(text, "optin_worker_status", "gauge", "What a worker says of itself, once a second.");
     text.push_str(&numbers);
+    family(text, "optin_relay_sessions", "gauge", "Open SMTP sessions.");
+    text.push_str(&sessions);
+    family(text, "optin_relay_down", "gauge", "1 while a worker cannot reach a relay.");
+    text.push_str(&unreachable);
+    family(text, "optin_mails_per_second", "gauge", "Mails taken by relays, over the last ten seconds.");
+    text.push_str(&rates);
     Ok(())
 }
 
