@@ -22,7 +22,7 @@ const SQLITE_CACHE_KIB: i64 = 8_192;
 const SQLITE_MAPPED_BYTES: u64 = 32 << 20;
 /// Page cache of the writer: bulk writing comes ordered, and more would only make memory grow with
 /// the file.
-const SQLITE_WRITER_CACHE_KIB: i64 = 32_768;
+const SQLITE_WRITER_CACHE_KIB: i64 = 16_384;
 /// Connections to PostgreSQL from one node.
 const POSTGRES_CONNECTIONS: u32 = 12;
 /// How long to wait for a free connection before saying so.
