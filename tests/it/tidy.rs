@@ -42,7 +42,10 @@ const ROOMS: &[&str] = &[
 
 /// Released migrations and their SHA-256: they never change, later ones correct them. A migration
 /// is added here with the release that brings it.
-const RELEASED_MIGRATIONS: &[(&str, &str)] = &[("0001_first.sql", "b1a38dd8e952e9078d40a97ce4f7487730db8cba4967c0f347a26293c2ebb8be")];
+const RELEASED_MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_first.sql", "b1a38dd8e952e9078d40a97ce4f7487730db8cba4967c0f347a26293c2ebb8be"),
+    ("0002_delivery.sql", "97fa10710037d1a7860848608d7925c6bd9578c1b878b7c3b07c34432ed06535"),
+];
 
 /// What only some may write: the words, where they are allowed, and why.
 struct Reserved {
