@@ -97,7 +97,7 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
 
 /// Starts the built-in inbox and points the configuration at it.
 pub(super) async fn dev_inbox(context: &Context, config: &mut Config) -> Result<Inbox, Failure> {
-    let configured = loopback_relay(&config.smtp.url.value);
+    let configured = config.relays.first().and_then(|relay| loopback_relay(&relay.url.value));
     let inbox = match configured {
         Some(address) => Inbox::start(address, context.clock.clone()).await.ok(),
         None => None,
@@ -121,7 +121,6 @@ pub(super) async fn dev_inbox(context: &Context, config: &mut Config) -> Result<
         (relay.auth, relay.ca_file) = (None, None);
     }
     config.delivery.mx_lookups = false;
-    config.smtp.url.value = url;
     context.out.say(format!("Mail goes to the built-in inbox at {}; {others}.", inbox.address()));
     Ok(inbox)
 }

@@ -8,8 +8,7 @@ use super::env::{PREFIX, RESERVED};
 use super::reader::{Document, Overrides, Report, Value};
 use super::settings::{checked, required};
 use super::{
-    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, Smtp, SourceText, Topic, campaigns, check, messages, relays,
-    settings,
+    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, SourceText, Topic, campaigns, check, messages, relays, settings,
 };
 
 /// A larger file is not written by a person: 1 MiB.
@@ -76,21 +75,10 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     }
     let Some(settings) = settings else { return Err(Problems::new(report.list, report.sources)) };
     relays::check_routes(&settings.relays, settings.sender.as_ref(), &campaigns, &mut report);
-    let smtp = settings.relays.first().map(|relay| Smtp {
-        url: relay.url.clone(),
-        connections: relay.connections,
-        timeout_seconds: relay.timeout_seconds,
-    });
     let config = Config {
         dir,
         site: settings.site.unwrap_or_else(|| Site { url: Located::default_value(String::new()), listen: ([127, 0, 0, 1], 8080).into() }),
         database_url: settings.database_url,
-        // Without one, there are problems and nothing is sent.
-        smtp: smtp.unwrap_or_else(|| Smtp {
-            url: Located::default_value("smtp://127.0.0.1:25".to_owned()),
-            connections: 1,
-            timeout_seconds: 60,
-        }),
         relays: settings.relays,
         limits: settings.limits,
         providers: settings.providers,

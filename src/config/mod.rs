@@ -68,8 +68,6 @@ pub struct Config {
     pub site: Site,
     /// `[database] url`
     pub database_url: Located<String>,
-    /// What the first relay is reached by, for those who know only one.
-    pub smtp: Smtp,
     /// `[smtp]` and `[[relay]]`, at least one.
     pub relays: Vec<Relay>,
     /// `[limits]`: all mail of the instance.
@@ -120,17 +118,6 @@ pub struct Site {
     pub url: Located<String>,
     /// Address and port to listen on.
     pub listen: SocketAddr,
-}
-
-/// How one relay is reached.
-#[derive(Debug, Clone)]
-pub struct Smtp {
-    /// `smtp://user:password@host:port`, `smtps://..`, `?tls=required|opportunistic|none`.
-    pub url: Located<String>,
-    /// Sessions at a time.
-    pub connections: u32,
-    /// Seconds to wait for any one reply.
-    pub timeout_seconds: u32,
 }
 
 /// `[sender]`: who writes.

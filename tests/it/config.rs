@@ -92,7 +92,7 @@ fn defaults_stand_under_the_files() {
     let config = load_files(&[("optin.toml", OPTIN_TOML)], &[]).unwrap();
     assert_eq!((config.site.url.value.as_str(), config.site.listen.port()), ("https://news.tea.example", 8080));
     assert_eq!(config.database_url.value, "sqlite://optin.db");
-    assert_eq!((config.smtp.connections, config.smtp.timeout_seconds), (20, 60));
+    assert_eq!((config.relays[0].connections, config.relays[0].timeout_seconds), (20, 60));
     assert_eq!((config.delivery.retry_hours, config.delivery.retry_seconds.len()), (72, 6));
     assert_eq!((config.log.level.as_str(), config.log.json), ("info", false));
 }
@@ -120,7 +120,7 @@ fn the_environment_stands_over_the_files_and_is_typed_the_same_way() {
     .unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     assert_eq!((config.site.url.value.as_str(), config.site.listen.port()), ("https://other.example", 9000));
     assert_eq!((config.database_url.value.as_str(), &config.database_url.place), ("postgres://u:p@h/d", &None));
-    assert_eq!((config.smtp.connections, config.delivery.in_doubt), (3, InDoubt::Resend));
+    assert_eq!((config.relays[0].connections, config.delivery.in_doubt), (3, InDoubt::Resend));
     assert_eq!((config.delivery.retry_seconds, config.log.json), (vec![1, 2, 3], true));
     assert_eq!(config.secret.map(|secret| secret.value).as_deref(), Some("0123456789abcdef"));
     assert_eq!(config.retired_secrets, ["fedcba9876543210"]);
@@ -279,7 +279,7 @@ fn the_default_relay_is_there_when_it_is_named_or_alone() {
     assert_eq!(names(&with_relays("", "", &[]).unwrap()), ["default"]);
     assert_eq!(names(&with_relays("[smtp]\n", "", &[]).unwrap()), ["default"]);
     let only = with_relays(ses, "", &[]).unwrap();
-    assert_eq!((names(&only), only.smtp.url.value.as_str()), (vec!["ses"], "smtp://ses.example"));
+    assert_eq!((names(&only), only.relays[0].url.value.as_str()), (vec!["ses"], "smtp://ses.example"));
     assert_eq!(names(&with_relays(ses, "", &[("OPTIN_SMTP__URL", "smtp://here.example")]).unwrap()), ["default", "ses"]);
     assert_eq!(names(&with_relays(&format!("[smtp]\n{ses}"), "", &[]).unwrap()), ["default", "ses"]);
 }

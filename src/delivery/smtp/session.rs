@@ -38,7 +38,7 @@ impl Session {
     /// # Errors
     /// What was wrong and what to do; none of it is about a mail.
     pub async fn open(settings: &SmtpSettings, hello: &str) -> Result<Session, Failure> {
-        super::open::open(settings, settings.hello.as_deref().unwrap_or(hello)).await
+        super::open::open(settings, hello).await
     }
 
     /// Whether the relay still listens, as far as can be told without asking: an idle session that it

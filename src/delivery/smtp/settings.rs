@@ -20,7 +20,6 @@ pub struct SmtpSettings {
     pub(super) pipelining: Pipelining,
     pub(super) login: Option<Login>,
     pub(super) auth: Option<AuthMechanism>,
-    pub(super) hello: Option<String>,
     pub(super) timeout: Duration,
     authorities: Vec<CertificateDer<'static>>,
     /// Made at the first session that needs it; clones share it.
@@ -122,18 +121,7 @@ impl SmtpSettings {
             _ => 25,
         });
         let host = host.trim_matches(['[', ']']).to_owned();
-        Ok(SmtpSettings {
-            host,
-            port,
-            tls,
-            pipelining,
-            login,
-            auth: None,
-            hello: None,
-            timeout,
-            authorities: Vec::new(),
-            client: Arc::default(),
-        })
+        Ok(SmtpSettings { host, port, tls, pipelining, login, auth: None, timeout, authorities: Vec::new(), client: Arc::default() })
     }
 
     /// The settings of a relay of the configuration in `config_dir`, where a relative `ca_file` starts.
@@ -181,12 +169,6 @@ impl SmtpSettings {
         }
         self.auth = Some(mechanism);
         Ok(self)
-    }
-
-    /// Greets with this name, whatever [`super::Session::open`] is given.
-    pub fn with_hello(mut self, name: &str) -> SmtpSettings {
-        self.hello = Some(name.to_owned());
-        self
     }
 
     pub(super) fn client(&self) -> Result<Arc<ClientConfig>, String> {
