@@ -21,6 +21,7 @@ use crate::delivery::provider::Providers;
 use crate::delivery::smtp::SmtpSettings;
 use crate::entropy::Entropy;
 use crate::segment::{self, Catalog, Rule};
+use crate::text::i18n::Languages;
 use crate::token::Keys;
 
 /// Everything a command or a server works with.
@@ -36,6 +37,8 @@ pub struct Instance {
     pub entropy: Entropy,
     /// Signs links.
     pub keys: Keys,
+    /// The languages of pages and mails.
+    pub languages: Languages,
     /// Signs mails.
     pub signers: Arc<Signers>,
     /// Told when this process accepts a transactional message.
@@ -94,6 +97,7 @@ impl Instance {
         let secret = config.secret.as_ref().ok_or(InstanceError::NoSecret)?;
         let keys = Keys::new(&secret.value, &config.retired_secrets);
         let signers = signers(&config).map_err(|list| InstanceError::Config(Problems::new(list, config.sources.clone())))?;
+        let languages = languages(&config).map_err(|list| InstanceError::Config(Problems::new(list, config.sources.clone())))?;
         let schema = Schema::new(&config.attributes);
         let lease = std::time::Duration::from_secs(config.delivery.lease_seconds.into());
         let db = Db::open(&config.database_url.value, OpenOptions { lease: Some(lease), ..options }).await?;
@@ -102,6 +106,7 @@ impl Instance {
         let providers = Arc::new(Providers::new(&config.providers));
         providers.remember(mx::load(&db).await?);
         Ok(Instance {
+            languages,
             config: Arc::new(config),
             message_accepted: Arc::default(),
             providers,
@@ -184,6 +189,7 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
     check_site(config, &mut problems);
     check_providers(config, &mut problems);
     problems.extend(signers(config).err().unwrap_or_default());
+    problems.extend(languages(config).err().unwrap_or_default());
     for segment in config.segments.values().filter(|_| rules) {
         if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
             rule_problems(config, &segment.rule, errors, &mut problems);
@@ -251,6 +257,14 @@ fn check_site(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
     }
+}
+
+/// The languages, or what is wrong with the instance's own.
+pub fn languages(config: &Config) -> Result<Languages, Vec<Problem>> {
+    Languages::load(&config.languages).map_err(|found| {
+        let place = |file, span| Place { file, span };
+        found.into_iter().map(|found| config.sources.problem(Some(&place(found.file, found.span)), found.message, found.hint)).collect()
+    })
 }
 
 /// The declared DKIM keys, or what is wrong with them.

@@ -6,6 +6,7 @@ use super::out::{Failure, Outcome, shown, table};
 use super::{Context, contact_by_email, known_topic, parse_address, refused};
 use crate::consent::{self, Action as Event, NewEvent, Standing};
 use crate::contact;
+use crate::instance::Instance;
 
 /// Who agreed to what, and the proof.
 #[derive(Debug, clap::Args)]
@@ -77,14 +78,11 @@ async fn grant(context: &Context, email: &str, topic: &str, source: String, conf
     let mut tx = instance.db.begin().await?;
     let contact_id = contact::ops::upsert(&mut tx, &instance.schema, &instance.entropy, now, &address, &[]).await?.id;
     let topic_id = consent::ops::topic_id(&mut tx, topic, &instance.entropy, now).await?;
+    let action = if confirmed { Event::Confirmed } else { Event::Granted };
     let event = NewEvent {
-        contact_id,
-        topic_id,
-        action: if confirmed { Event::Confirmed } else { Event::Granted },
-        source,
-        source_line: None,
-        wording_hash: None,
-        evidence: None,
+        basis: Some(consent::Basis::Consent),
+        purpose: instance.config.topics.get(topic).map(|topic| topic.purpose.clone()),
+        ..by_hand(&instance, contact_id, topic_id, action, email, &source)
     };
     let change = consent::ledger::append(&mut tx, &[event], now).await?.remove(0);
     if change.after != Standing::Subscribed {
@@ -110,18 +108,17 @@ async fn withdraw(context: &Context, email: &str, topic: Option<&str>, source: S
         Some(topic) => consent::ops::topic_id(&mut tx, topic, &instance.entropy, now).await?,
         None => consent::ALL_TOPICS,
     };
-    let event = NewEvent {
-        contact_id: contact.id,
-        topic_id,
-        action: Event::Withdrawn,
-        source,
-        source_line: None,
-        wording_hash: None,
-        evidence: None,
-    };
+    let event = by_hand(&instance, contact.id, topic_id, Event::Withdrawn, email, &source);
     consent::ops::withdraw(&mut tx, &event, now).await?;
     tx.commit().await?;
     answer(context, email, topic.unwrap_or("everything"), Standing::Unsubscribed)
+}
+
+/// An event that an operator writes down. Their words may name people, so they are part of the proof, which
+/// can be erased.
+fn by_hand(instance: &Instance, contact_id: i64, topic_id: i64, action: Event, email: &str, source: &str) -> NewEvent {
+    let evidence = consent::ops::evidence(&instance.entropy, json!({ "address": email, "source": source }));
+    NewEvent { evidence: Some(evidence), ..NewEvent::new(contact_id, topic_id, action, "cli") }
 }
 
 fn answer(context: &Context, email: &str, topic: &str, standing: Standing) -> Outcome {
@@ -142,11 +139,13 @@ async fn history(context: &Context, email: &str) -> Outcome {
             Some(hash) => consent::ops::wording(db, hash).await?,
             None => None,
         };
-        let source = match event.source_line {
-            Some(line) => format!("{}, line {line}", event.source),
-            None => event.source.clone(),
-        };
         let evidence: Option<serde_json::Value> = event.evidence.as_deref().and_then(|text| serde_json::from_str(text).ok());
+        let words = evidence.as_ref().and_then(|evidence| evidence["source"].as_str());
+        let source = match (words, event.source_line) {
+            (Some(words), _) => words.to_owned(),
+            (None, Some(line)) => format!("{}, line {line}", event.source),
+            (None, None) => event.source.clone(),
+        };
         let topic = if event.topic.is_empty() { "*".to_owned() } else { event.topic.clone() };
         events.push(json!({
             "at": event.at.to_string(),

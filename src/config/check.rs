@@ -167,6 +167,25 @@ pub(super) fn selector(text: &str) -> Result<(), Complaint> {
     complaint(format!("`{}` is not a selector", text.escape_debug()), "use letters, digits, `-`, `_` and dots between them, such as `s1`")
 }
 
+/// An ISO 3166-1 country code.
+pub(super) fn country(text: &str) -> Result<(), Complaint> {
+    if text.len() == 2 && text.chars().all(|c| c.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    complaint(format!("`{}` is no country", text.escape_debug()), "write its two letters, such as `FR`, `DE` or `TW`")
+}
+
+/// A BCP 47 language tag.
+pub(super) fn language(text: &str) -> Result<(), Complaint> {
+    let mut parts = text.split('-');
+    let fits = parts.next().is_some_and(|first| (2..=3).contains(&first.len()) && first.chars().all(|c| c.is_ascii_lowercase()))
+        && parts.all(|part| (2..=8).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric()));
+    if fits {
+        return Ok(());
+    }
+    complaint(format!("`{}` is no language tag", text.escape_debug()), "write one such as `de`, `fr-CA` or `zh-Hant`")
+}
+
 /// One line of text that is not empty: it becomes part of a header.
 pub(super) fn line(text: &str) -> Result<(), Complaint> {
     if text.trim().is_empty() {

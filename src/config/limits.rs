@@ -106,7 +106,7 @@ impl From<Rate> for String {
 }
 
 /// `100/s`, `20/min`, `1000/h`
-fn rate(text: &str) -> Result<Rate, Complaint> {
+pub(super) fn rate(text: &str) -> Result<Rate, Complaint> {
     let hint = || "write `100/s`, `20/min` or `1000/h`".to_owned();
     let wrong = |hint: String| Err((format!("`{text}` is not a rate"), hint));
     let Some((mails, unit)) = text.split_once('/') else { return wrong(hint()) };

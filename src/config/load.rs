@@ -8,7 +8,8 @@ use super::env::{PREFIX, RESERVED};
 use super::reader::{Document, Overrides, Report, Value};
 use super::settings::{checked, required};
 use super::{
-    Config, Environment, Located, Problem, Problems, Segment, Sender, Site, SourceText, Topic, campaigns, check, messages, relays, settings,
+    BUILT_IN_LANGUAGES, Config, Environment, Located, Problem, Problems, Segment, Sender, Site, SourceText, Topic, campaigns, check, forms,
+    localised, messages, relays, settings,
 };
 
 /// A larger file is not written by a person: 1 MiB.
@@ -16,7 +17,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Topics, and segments: each is shown in lists and checked at start.
 const MAX_ENTRIES: usize = 10_000;
 /// The files that may lie beside `optin.toml`.
-const FILES: &[&str] = &["optin.toml", "topics.toml", "segments.toml"];
+const FILES: &[&str] = &["optin.toml", "topics.toml", "segments.toml", "forms.toml", "profile.toml"];
 
 /// An instance as far as it could be read, for the checks that need several rooms: a person who made
 /// two mistakes in two files should see both.
@@ -61,7 +62,9 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     let text = read_text(&file, &mut report);
     let document = Document::parse(&file, text.as_deref().unwrap_or(""), &mut report);
     let settings = text.as_ref().map(|_| settings::read(&document, &mut overrides, &mut report));
-    let topics = read_topics(&dir, &mut report);
+    let languages = read_languages(&dir, &mut report);
+    let tags: BTreeSet<String> = BUILT_IN_LANGUAGES.iter().map(|tag| (*tag).to_owned()).chain(languages.keys().cloned()).collect();
+    let topics = read_topics(&dir, &tags, &mut report);
     let before = report.list.len();
     let segments = read_segments(&dir, &mut report);
     let segments_whole = report.list.len() == before;
@@ -73,6 +76,10 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     if settings.is_some() {
         unknown_variables(&overrides, &mut report);
     }
+    let declared = settings.as_ref().map(|settings| settings.attributes.clone()).unwrap_or_default();
+    let profile = forms::profile(&dir, &declared, &tags, &mut report);
+    let forms = forms::forms(&dir, &topics, &profile, &tags, &mut report);
+    check_welcomes(&topics, &messages, &mut report);
     let Some(settings) = settings else { return Err(Problems::new(report.list, report.sources)) };
     relays::check_routes(&settings.relays, settings.sender.as_ref(), &campaigns, &mut report);
     let config = Config {
@@ -93,6 +100,13 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
         log: settings.log,
         secret: settings.secret,
         retired_secrets: settings.retired_secrets,
+        consent: settings.permission.consent,
+        form_limits: settings.permission.forms,
+        retention: settings.permission.retention,
+        rights: settings.permission.rights,
+        profile,
+        forms,
+        languages,
         attributes: settings.attributes,
         topics: topics.entries,
         segments,
@@ -167,18 +181,29 @@ pub(super) struct Topics {
     pub(super) complete: bool,
 }
 
-fn read_topics(dir: &Path, report: &mut Report) -> Topics {
+fn read_topics(dir: &Path, languages: &BTreeSet<String>, report: &mut Report) -> Topics {
     let mut topics = Topics { entries: BTreeMap::new(), names: BTreeSet::new(), complete: true };
     each_table(&dir.join("topics.toml"), "topic", report, |key, section, report| {
         topics.names.insert(key.to_owned());
         let place = section.place();
-        let name = required(section, "name", None, check::line, "recipients see it: `name = \"Tea letter\"`", report);
-        let description = checked(section, "description", None, check::lines, report);
+        if !section.has("name") {
+            section.missing("name", "recipients see it: `name = \"Tea letter\"`", report);
+        }
+        let texts = localised::texts(section, ["name", "description"], languages, report);
         let double_opt_in = checked(section, "opt_in", None, |text| check::one_of(text, &[("double", ()), ("single", ())]), report);
-        let topic = name.map(|name| Topic {
+        let purpose = checked(section, "purpose", None, check::line, report).map(|purpose| purpose.value);
+        let advertising = section.raw("advertising", None).and_then(|raw| raw.boolean(report)).unwrap_or(false);
+        let welcome = checked(section, "welcome", None, check::line, report).map(Value::located);
+        let coupons = checked(section, "coupons", None, |text| check::name("coupon pool", text), report).map(|pool| pool.value);
+        let topic = (!texts[0].is_empty()).then(|| Topic {
             place,
-            name: name.value,
-            description: description.map(|description| description.value).unwrap_or_default(),
+            name: texts[0].text.clone(),
+            description: texts[1].text.clone(),
+            texts,
+            purpose: purpose.unwrap_or_else(|| "marketing".to_owned()),
+            advertising,
+            welcome,
+            coupons,
             double_opt_in: double_opt_in.is_none_or(|opt_in| opt_in.value == "double"),
         });
         topics.entries.extend(topic.map(|topic| (key.to_owned(), topic)));
@@ -200,7 +225,7 @@ fn read_segments(dir: &Path, report: &mut Report) -> BTreeMap<String, Segment> {
 
 /// Calls `read` with every table of a file whose tables carry names. A missing file has none; the
 /// answer is `None` when the file could not be read as a whole.
-fn each_table(
+pub(super) fn each_table(
     file: &Path,
     what: &str,
     report: &mut Report,
@@ -227,6 +252,35 @@ fn each_table(
         }
     }
     (!document.broken).then_some(())
+}
+
+fn read_languages(dir: &Path, report: &mut Report) -> BTreeMap<String, SourceText> {
+    let mut languages = BTreeMap::new();
+    for file in files_in(&dir.join("languages"), report) {
+        if file.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let tag = stem(&file);
+        if let Err((message, hint)) = check::language(&tag) {
+            report.file(&file, message, hint);
+        }
+        if let Some(text) = read_text(&file, report) {
+            languages.insert(tag, SourceText { file, text });
+        }
+    }
+    languages
+}
+
+/// A topic's welcome is a message template that is there.
+fn check_welcomes(topics: &Topics, messages: &BTreeMap<String, super::MessageTemplate>, report: &mut Report) {
+    for welcome in topics.entries.values().filter_map(|topic| topic.welcome.as_ref()) {
+        let Some(place) = welcome.place.as_ref().filter(|_| !messages.contains_key(&welcome.value)) else { continue };
+        let hint = match did_you_mean(&welcome.value, messages.keys().map(String::as_str)) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("it would be the file `messages/{}.toml`", welcome.value),
+        };
+        report.at(&place.file, place.span.clone(), format!("there is no message template `{}`", welcome.value), hint);
+    }
 }
 
 fn read_layouts(dir: &Path, report: &mut Report) -> BTreeMap<String, SourceText> {

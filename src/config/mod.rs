@@ -7,9 +7,12 @@ mod campaigns;
 mod check;
 pub mod diagnostics;
 mod env;
+mod forms;
 mod limits;
 mod load;
+mod localised;
 pub mod messages;
+mod permission;
 mod reader;
 mod relays;
 pub mod scaffold;
@@ -21,9 +24,12 @@ use std::path::PathBuf;
 
 pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
+pub use forms::{Form, ProfileField};
 pub use limits::{Limit, ProviderSettings, Rate, WarmUp};
 pub use load::{Draft, draft, load};
+pub use localised::{BUILT_IN_LANGUAGES, Localised};
 pub use messages::MessageTemplate;
+pub use permission::{Challenge, Consent, FormLimits, Retention, Rights, TrackingDefault};
 pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
 
 /// A value and where it stands, so that a later check can point at it.
@@ -96,6 +102,20 @@ pub struct Config {
     pub campaigns: BTreeMap<String, Campaign>,
     /// `messages/*.toml`, by file name without `.toml`.
     pub messages: BTreeMap<String, MessageTemplate>,
+    /// `[consent]`
+    pub consent: Consent,
+    /// `[forms]`
+    pub form_limits: FormLimits,
+    /// `[retention]`
+    pub retention: Retention,
+    /// `[rights]`
+    pub rights: Rights,
+    /// `profile.toml`, in the order of the file.
+    pub profile: Vec<ProfileField>,
+    /// `forms.toml`
+    pub forms: BTreeMap<String, Form>,
+    /// `languages/*.toml`: languages of the marketer's own, or other words for ours, by tag.
+    pub languages: BTreeMap<String, SourceText>,
     /// `layouts/*.html`: layouts of the marketer's own, by file name without `.html`.
     pub layouts: BTreeMap<String, SourceText>,
     /// The text of every file read, for pointing at problems.
@@ -187,7 +207,7 @@ pub enum AttributeType {
 }
 
 /// One topic of `topics.toml`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Topic {
     /// Where its table starts.
     pub place: Option<Place>,
@@ -197,6 +217,29 @@ pub struct Topic {
     pub description: String,
     /// `double` needs a confirmation.
     pub double_opt_in: bool,
+    /// Name and description in other languages.
+    pub texts: [Localised; 2],
+    /// What its mails are for, recorded with each consent.
+    pub purpose: String,
+    /// Its mails advertise: they are marked as such where the law asks for it (China: `AD` or `广告` at the
+    /// front of the subject).
+    pub advertising: bool,
+    /// The message template sent to whoever has just subscribed.
+    pub welcome: Option<Located<String>>,
+    /// The pool of coupon codes from which the welcome gives one.
+    pub coupons: Option<String>,
+}
+
+impl Topic {
+    /// The name in the language of a tag.
+    pub fn name_in(&self, tag: &str) -> &str {
+        self.texts[0].in_language(tag)
+    }
+
+    /// The description in the language of a tag.
+    pub fn description_in(&self, tag: &str) -> &str {
+        self.texts[1].in_language(tag)
+    }
 }
 
 /// One segment of `segments.toml`.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::check::{self, Complaint};
+use super::permission::{self, Permission};
 use super::reader::{Document, Overrides, Raw, Report, Section, Value};
 use super::{AttributeType, Delivery, DkimKey, InDoubt, Limit, Located, Log, ProviderSettings, Relay, Sender, Site, limits, relays};
 
@@ -33,6 +34,7 @@ pub(super) struct Settings {
     pub(super) log: Log,
     pub(super) secret: Option<Located<String>>,
     pub(super) retired_secrets: Vec<String>,
+    pub(super) permission: Permission,
     pub(super) attributes: BTreeMap<String, AttributeType>,
     /// Nothing is wrong with the attributes: a name that is not among them is a mistake.
     pub(super) attributes_whole: bool,
@@ -41,7 +43,11 @@ pub(super) struct Settings {
 /// Reads the whole file; what is wrong goes into `report`.
 pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Settings {
     let mut root = document.root();
-    let mut settings = Settings {
+    // First: other settings name attributes.
+    let before = report.list.len();
+    let attributes = attributes(root.section("attributes", report), overrides, report);
+    let attributes_whole = report.list.len() == before && !document.broken;
+    let settings = Settings {
         site: site(root.section("site", report), overrides, report),
         database_url: database(root.section("database", report), overrides, report),
         relays: relays::read(root.section("smtp", report), root.sections("relay", report), overrides, report),
@@ -53,12 +59,10 @@ pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, repor
         log: log(root.section("log", report), overrides, report),
         secret: checked(&mut root, "secret", Some(overrides), check::secret, report).map(Value::located),
         retired_secrets: retired_secrets(&mut root, overrides, report),
-        attributes: BTreeMap::new(),
-        attributes_whole: false,
+        permission: permission::read(&mut root, &attributes, overrides, report),
+        attributes,
+        attributes_whole,
     };
-    let before = report.list.len();
-    settings.attributes = attributes(root.section("attributes", report), overrides, report);
-    settings.attributes_whole = report.list.len() == before && !document.broken;
     root.finish(report);
     settings
 }

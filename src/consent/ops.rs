@@ -218,9 +218,18 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
     Ok(Confirmation::Confirmed)
 }
 
-/// Proof of an action over the web, as kept with an event. The salt keeps the digest from telling
-/// anything once the proof is erased.
-pub fn evidence(entropy: &Entropy, ip: Option<&str>, agent: Option<&str>, delivery_id: Option<i64>) -> String {
-    let salt = entropy.u64();
-    serde_json::json!({ "ip": ip, "agent": agent, "delivery": delivery_id, "salt": format!("{salt:016x}") }).to_string()
+/// Personal proof as kept with an event: `fields` (an object; members that are null are left out) and a
+/// salt, which keeps the digest from telling anything once the proof is erased.
+pub fn evidence(entropy: &Entropy, fields: serde_json::Value) -> String {
+    let mut object: serde_json::Map<String, serde_json::Value> = match fields {
+        serde_json::Value::Object(object) => object.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        other => [("value".to_owned(), other)].into_iter().collect(),
+    };
+    object.insert("salt".to_owned(), format!("{:016x}{:016x}", entropy.u64(), entropy.u64()).into());
+    serde_json::Value::Object(object).to_string()
+}
+
+/// Address and agent of a client, salted in the same way; nothing where neither is known.
+pub fn origin(entropy: &Entropy, ip: Option<&str>, agent: Option<&str>) -> Option<String> {
+    (ip.is_some() || agent.is_some()).then(|| evidence(entropy, serde_json::json!({ "ip": ip, "agent": agent })))
 }

@@ -7,8 +7,11 @@
 use super::{Db, DbError, Dialect, Result};
 
 /// Version, name and text of every migration, in order.
-pub const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "first", include_str!("../../migrations/0001_first.sql")), (2, "delivery", include_str!("../../migrations/0002_delivery.sql"))];
+pub const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first", include_str!("../../migrations/0001_first.sql")),
+    (2, "delivery", include_str!("../../migrations/0002_delivery.sql")),
+    (3, "permission", include_str!("../../migrations/0003_permission.sql")),
+];
 
 /// An arbitrary constant: two nodes that start in the same second migrate one after the other.
 const ADVISORY_LOCK: i64 = 0x6f70_7469_6e00_0001;

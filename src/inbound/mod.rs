@@ -32,13 +32,8 @@ pub async fn deliver(db: &Db, keys: &Keys, entropy: &Entropy, mail: &[u8], now: 
     let Some((contact_id, topic_id, delivery_id)) = find_request(keys, mail) else { return Ok(Delivered::Other) };
     let mut tx = db.begin().await?;
     let event = NewEvent {
-        contact_id,
-        topic_id,
-        action: Action::Withdrawn,
-        source: WAY.to_owned(),
-        source_line: None,
-        wording_hash: None,
-        evidence: Some(consent::ops::evidence(entropy, None, None, Some(delivery_id))),
+        evidence: Some(consent::ops::evidence(entropy, serde_json::json!({ "delivery": delivery_id }))),
+        ..NewEvent::new(contact_id, topic_id, Action::Withdrawn, WAY)
     };
     let withdrawal = consent::ops::withdraw(&mut tx, &event, now).await?;
     if withdrawal.changed {

@@ -1,74 +1,183 @@
-//! The languages of recipients' pages: which one a person reads, and its words.
+//! The languages of recipients' pages and mails: which one a person reads, and its words.
 //!
-//! The words are constants of one struct, so that a language that lacks one does not compile.
+//! Each language is one file of texts. Three come with optin (`languages/*.toml` of its source); a file of
+//! the same form in the instance's `languages/` folder says something otherwise, or adds a language.
 
-mod en;
-mod zh_hans;
-mod zh_hant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
 
-/// A language that recipients' pages are written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Lang {
-    /// English: also for everybody whose language we do not have.
-    #[default]
-    En,
-    /// Chinese in simplified characters.
-    ZhHans,
-    /// Chinese in traditional characters.
-    ZhHant,
+use toml::de::{DeTable, DeValue};
+
+use crate::config::diagnostics::did_you_mean;
+use crate::config::{BUILT_IN_LANGUAGES, SourceText};
+
+/// The files that come with optin, in the order of [`BUILT_IN_LANGUAGES`].
+const FILES: [&str; 3] =
+    [include_str!("../../languages/en.toml"), include_str!("../../languages/zh-Hans.toml"), include_str!("../../languages/zh-Hant.toml")];
+
+/// A language that pages and mails are written in. Its texts live as long as the process: they are read once,
+/// at its start.
+#[derive(Debug, Clone, Copy)]
+pub struct Lang(&'static Language);
+
+#[derive(Debug)]
+struct Language {
+    tag: String,
+    name: String,
+    words: Words,
 }
 
-impl Lang {
-    /// All, in the order of the language switch.
-    pub const ALL: [Lang; 3] = [Lang::En, Lang::ZhHans, Lang::ZhHant];
+impl PartialEq for Lang {
+    fn eq(&self, other: &Lang) -> bool {
+        self.0.tag == other.0.tag
+    }
+}
 
+impl Eq for Lang {}
+
+impl Lang {
     /// BCP 47 tag, for `lang` attributes and `?lang=`.
     pub fn tag(self) -> &'static str {
-        match self {
-            Lang::En => "en",
-            Lang::ZhHans => "zh-Hans",
-            Lang::ZhHant => "zh-Hant",
-        }
+        &self.0.tag
     }
 
     /// Its name in itself.
     pub fn name(self) -> &'static str {
-        match self {
-            Lang::En => "English",
-            Lang::ZhHans => "简体中文",
-            Lang::ZhHant => "繁體中文",
-        }
+        &self.0.name
     }
 
     /// Its words.
     pub fn words(self) -> &'static Words {
-        match self {
-            Lang::En => &en::WORDS,
-            Lang::ZhHans => &zh_hans::WORDS,
-            Lang::ZhHant => &zh_hant::WORDS,
-        }
+        &self.0.words
+    }
+}
+
+/// The languages of an instance. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Languages(Arc<[Lang]>);
+
+/// What is wrong with a file of an instance's `languages/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanguageProblem {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it.
+    pub span: Range<usize>,
+    /// What.
+    pub message: String,
+    /// The next step.
+    pub hint: String,
+}
+
+static BUILT_IN: LazyLock<Languages> = LazyLock::new(|| {
+    let languages = BUILT_IN_LANGUAGES.iter().zip(FILES).map(|(tag, text)| {
+        let texts = read(text).expect("our own files are TOML");
+        let texts = texts.into_iter().map(|(key, (text, _))| (key, text)).collect();
+        make(tag, texts).unwrap_or_else(|missing| panic!("languages/{tag}.toml lacks {missing:?}"))
+    });
+    Languages(languages.collect())
+});
+
+impl Languages {
+    /// Those that come with optin.
+    pub fn built_in() -> Languages {
+        BUILT_IN.clone()
     }
 
-    /// The language of a tag such as `zh-TW`, `zh_Hant_HK` or `en-GB`; `None` when we lack it.
-    /// Chinese without a script is told by region (RFC 5646 leaves it open): Taiwan, Hong Kong and
-    /// Macau write traditional characters.
-    pub fn from_tag(tag: &str) -> Option<Lang> {
+    /// Those and the ones of an instance, by tag.
+    ///
+    /// # Errors
+    /// Every text that is unknown, missing (in a language that optin does not speak), or fills in other values
+    /// than the English one.
+    pub fn load(files: &BTreeMap<String, SourceText>) -> Result<Languages, Vec<LanguageProblem>> {
+        let mut languages = BUILT_IN.0.to_vec();
+        let english: BTreeMap<String, String> = languages[0].texts();
+        let mut problems = Vec::new();
+        for (tag, source) in files {
+            let known = languages.iter().position(|lang| lang.tag() == tag);
+            let problem =
+                |span: Range<usize>, message: String, hint: String| LanguageProblem { file: source.file.clone(), span, message, hint };
+            let found = match read(&source.text) {
+                Ok(found) => found,
+                Err((span, message)) => {
+                    problems.push(problem(span, message, "a line reads `key = \"text\"`".to_owned()));
+                    continue;
+                }
+            };
+            let mut texts = known.map(|at| languages[at].texts()).unwrap_or_default();
+            let before = problems.len();
+            for (key, (text, span)) in found {
+                let Some(original) = english.get(&key) else {
+                    let hint = match did_you_mean(&key, english.keys().map(String::as_str)) {
+                        Some(meant) => format!("did you mean `{meant}`?"),
+                        None => "remove this line".to_owned(),
+                    };
+                    problems.push(problem(span, format!("no page or mail has a text `{key}`"), hint));
+                    continue;
+                };
+                if places(original) != places(&text) {
+                    let message = format!("`{key}` does not fill in what the English text does");
+                    problems.push(problem(span, message, format!("the English text is: {original}")));
+                }
+                texts.insert(key, text);
+            }
+            if problems.len() > before {
+                continue;
+            }
+            match make(tag, texts) {
+                Ok(lang) => match known {
+                    Some(at) => languages[at] = lang,
+                    None => languages.push(lang),
+                },
+                Err(missing) => {
+                    let message = format!("the language `{tag}` lacks {} text{}", missing.len(), if missing.len() == 1 { "" } else { "s" });
+                    let listed: Vec<String> = missing.iter().take(20).map(|key| format!("`{key}`")).collect();
+                    problems.push(problem(0..0, message, format!("translate {}", listed.join(", "))));
+                }
+            }
+        }
+        if problems.is_empty() { Ok(Languages(languages.into())) } else { Err(problems) }
+    }
+
+    /// All, in the order of the language switch.
+    pub fn all(&self) -> impl Iterator<Item = Lang> {
+        self.0.iter().copied()
+    }
+
+    /// English: also for everybody whose language we do not have.
+    pub fn english(&self) -> Lang {
+        self.0[0]
+    }
+
+    /// The language of a tag such as `zh-TW`, `zh_Hant_HK`, `en-GB` or `zh_TW.UTF-8`; `None` when we lack it.
+    /// Chinese without a script is told by region (RFC 5646 leaves it open): Taiwan, Hong Kong and Macau
+    /// write traditional characters.
+    pub fn find(&self, tag: &str) -> Option<Lang> {
         let lower = tag.trim().to_ascii_lowercase().replace('_', "-");
+        let lower = lower.split(['.', '@']).next().unwrap_or_default();
+        let by_tag = |wanted: &str| self.all().find(|lang| lang.tag().eq_ignore_ascii_case(wanted));
+        if let Some(lang) = by_tag(lower) {
+            return Some(lang);
+        }
         let mut parts = lower.split('-');
         match parts.next()? {
-            "en" => Some(Lang::En),
             "zh" | "cmn" | "yue" => {
                 let rest: Vec<&str> = parts.collect();
                 let traditional =
                     rest.contains(&"hant") || (!rest.contains(&"hans") && rest.iter().any(|part| matches!(*part, "tw" | "hk" | "mo")));
-                Some(if traditional { Lang::ZhHant } else { Lang::ZhHans })
+                by_tag(if traditional { "zh-hant" } else { "zh-hans" })
             }
-            _ => None,
+            primary => {
+                let is_primary = |lang: &Lang| lang.tag().split('-').next().is_some_and(|first| first.eq_ignore_ascii_case(primary));
+                by_tag(primary).or_else(|| self.all().find(is_primary))
+            }
         }
     }
 
     /// The best language of an `Accept-Language` header (RFC 9110, 12.5.4).
-    pub fn from_accept_language(header: &str) -> Option<Lang> {
+    pub fn of_accept_language(&self, header: &str) -> Option<Lang> {
         let mut best: Option<(f32, Lang)> = None;
         for range in header.split(',') {
             let (tag, parameters) = range.split_once(';').unwrap_or((range, ""));
@@ -79,7 +188,7 @@ impl Lang {
             if quality <= 0.0 {
                 continue;
             }
-            if let Some(lang) = Lang::from_tag(tag)
+            if let Some(lang) = self.find(tag)
                 && best.is_none_or(|(highest, _)| quality > highest)
             {
                 best = Some((quality, lang));
@@ -89,13 +198,61 @@ impl Lang {
     }
 
     /// What the person chose on the page, else what we know of them, else what their browser says.
-    pub fn negotiate(chosen: Option<&str>, contact_locale: Option<&str>, accept_language: Option<&str>) -> Lang {
+    pub fn negotiate(&self, chosen: Option<&str>, contact_locale: Option<&str>, accept_language: Option<&str>) -> Lang {
         chosen
-            .and_then(Lang::from_tag)
-            .or_else(|| contact_locale.and_then(Lang::from_tag))
-            .or_else(|| accept_language.and_then(Lang::from_accept_language))
-            .unwrap_or_default()
+            .and_then(|tag| self.find(tag))
+            .or_else(|| contact_locale.and_then(|tag| self.find(tag)))
+            .or_else(|| accept_language.and_then(|header| self.of_accept_language(header)))
+            .unwrap_or(self.english())
     }
+}
+
+impl Default for Languages {
+    fn default() -> Self {
+        Languages::built_in()
+    }
+}
+
+impl Lang {
+    fn texts(self) -> BTreeMap<String, String> {
+        let mut texts: BTreeMap<String, String> =
+            self.words().all().into_iter().map(|(key, text)| (key.to_owned(), text.to_owned())).collect();
+        texts.insert("name".to_owned(), self.name().to_owned());
+        texts
+    }
+}
+
+/// The texts of a file and where they stand, or the first place that is not understood.
+type Texts = BTreeMap<String, (String, Range<usize>)>;
+
+fn read(text: &str) -> Result<Texts, (Range<usize>, String)> {
+    let table = DeTable::parse(text).map_err(|error| (error.span().unwrap_or(0..0), error.message().replace('\n', ", ")))?;
+    let mut texts = BTreeMap::new();
+    for (key, value) in table.get_ref() {
+        match value.get_ref() {
+            DeValue::String(text) if !text.trim().is_empty() => {
+                texts.insert(key.get_ref().to_string(), (text.to_string(), value.span()));
+            }
+            _ => return Err((value.span(), format!("`{}` is not a text", key.get_ref()))),
+        }
+    }
+    Ok(texts)
+}
+
+fn make(tag: &str, mut texts: BTreeMap<String, String>) -> Result<Lang, Vec<&'static str>> {
+    let name = texts.remove("name");
+    let mut texts: BTreeMap<String, &'static str> = texts.into_iter().map(|(key, text)| (key, &*text.leak())).collect();
+    let words = Words::from_texts(|key| texts.remove(key));
+    match (words, name) {
+        (Ok(words), Some(name)) => Ok(Lang(Box::leak(Box::new(Language { tag: tag.to_owned(), name, words })))),
+        (Err(missing), Some(_)) => Err(missing),
+        (words, None) => Err(std::iter::once("name").chain(words.err().unwrap_or_default()).collect()),
+    }
+}
+
+/// The names of the values that a text fills in.
+fn places(text: &str) -> BTreeSet<&str> {
+    text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).collect()
 }
 
 /// Puts values into a sentence: `{name}` becomes the value of that name. Values are not looked at
@@ -119,14 +276,21 @@ pub fn fill(sentence: &str, values: &[(&str, &str)]) -> String {
 
 macro_rules! words {
     ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
-        /// Every text of the recipients' pages in one language. `{topic}`, `{address}`, `{sender}`
-        /// are filled in with [`fill`].
+        /// Every text of the recipients' pages and mails in one language. `{topic}`, `{address}`, `{sender}`
+        /// and the like are filled in with [`fill`].
         #[derive(Debug)]
         #[expect(missing_docs, reason = "the texts themselves say what they are for")]
         pub struct Words { $($(#[doc = $doc])* pub $name: &'static str),* }
 
-        #[cfg(test)]
         impl Words {
+            /// From the texts of a language, or the names of those it lacks.
+            fn from_texts(mut text: impl FnMut(&str) -> Option<&'static str>) -> Result<Words, Vec<&'static str>> {
+                let mut missing = Vec::new();
+                let mut take = |key: &'static str| text(key).unwrap_or_else(|| { missing.push(key); "" });
+                let words = Words { $($name: take(stringify!($name))),* };
+                if missing.is_empty() { Ok(words) } else { Err(missing) }
+            }
+
             fn all(&self) -> Vec<(&'static str, &'static str)> {
                 vec![$((stringify!($name), self.$name)),*]
             }
@@ -200,66 +364,104 @@ words! {
 mod tests {
     use super::*;
 
+    fn own(files: &[(&str, &str)]) -> Result<Languages, Vec<LanguageProblem>> {
+        let source = |tag: &str, text: &str| SourceText { file: format!("languages/{tag}.toml").into(), text: text.to_owned() };
+        Languages::load(&files.iter().map(|(tag, text)| ((*tag).to_owned(), source(tag, text))).collect())
+    }
+
     #[test]
     fn tags_lead_to_the_right_script() {
-        for (tag, lang) in [
-            ("en", Some(Lang::En)),
-            ("en-GB", Some(Lang::En)),
-            ("zh", Some(Lang::ZhHans)),
-            ("zh-CN", Some(Lang::ZhHans)),
-            ("zh-SG", Some(Lang::ZhHans)),
-            ("zh_TW", Some(Lang::ZhHant)),
-            ("zh-HK", Some(Lang::ZhHant)),
-            ("zh-Hant-CN", Some(Lang::ZhHant)),
-            ("zh-Hans-TW", Some(Lang::ZhHans)),
-            ("ZH-HANT", Some(Lang::ZhHant)),
+        let languages = Languages::built_in();
+        for (tag, found) in [
+            ("en", Some("en")),
+            ("en-GB", Some("en")),
+            ("zh", Some("zh-Hans")),
+            ("zh-CN", Some("zh-Hans")),
+            ("zh-SG", Some("zh-Hans")),
+            ("zh_TW", Some("zh-Hant")),
+            ("zh_TW.UTF-8", Some("zh-Hant")),
+            ("zh-HK", Some("zh-Hant")),
+            ("zh-Hant-CN", Some("zh-Hant")),
+            ("zh-Hans-TW", Some("zh-Hans")),
+            ("ZH-HANT", Some("zh-Hant")),
             ("de", None),
             ("", None),
             ("english", None),
         ] {
-            assert_eq!(Lang::from_tag(tag), lang, "{tag}");
+            assert_eq!(languages.find(tag).map(Lang::tag), found, "{tag}");
         }
     }
 
     #[test]
     fn the_browsers_order_and_weights_are_followed() {
-        for (header, lang) in [
-            ("de-DE,de;q=0.9,zh-TW;q=0.8,en;q=0.7", Some(Lang::ZhHant)),
-            ("en;q=0.5, zh-CN", Some(Lang::ZhHans)),
-            ("zh;q=0, en;q=0.1", Some(Lang::En)),
+        let languages = Languages::built_in();
+        for (header, found) in [
+            ("de-DE,de;q=0.9,zh-TW;q=0.8,en;q=0.7", Some("zh-Hant")),
+            ("en;q=0.5, zh-CN", Some("zh-Hans")),
+            ("zh;q=0, en;q=0.1", Some("en")),
             ("fr", None),
             ("*", None),
             ("en;q=nonsense", None),
             (",,;;q=,", None),
         ] {
-            assert_eq!(Lang::from_accept_language(header), lang, "{header}");
+            assert_eq!(languages.of_accept_language(header).map(Lang::tag), found, "{header}");
         }
     }
 
     #[test]
     fn a_choice_beats_the_contact_and_the_contact_beats_the_browser() {
-        assert_eq!(Lang::negotiate(Some("en"), Some("zh-TW"), Some("zh-CN")), Lang::En);
-        assert_eq!(Lang::negotiate(None, Some("zh-TW"), Some("zh-CN")), Lang::ZhHant);
-        assert_eq!(Lang::negotiate(Some("xx"), Some("fr"), Some("zh-CN")), Lang::ZhHans);
-        assert_eq!(Lang::negotiate(None, None, None), Lang::En);
+        let languages = Languages::built_in();
+        let tag = |chosen, locale, header| languages.negotiate(chosen, locale, header).tag();
+        assert_eq!(tag(Some("en"), Some("zh-TW"), Some("zh-CN")), "en");
+        assert_eq!(tag(None, Some("zh-TW"), Some("zh-CN")), "zh-Hant");
+        assert_eq!(tag(Some("xx"), Some("fr"), Some("zh-CN")), "zh-Hans");
+        assert_eq!(tag(None, None, None), "en");
     }
 
     #[test]
-    fn no_word_is_empty_and_all_languages_fill_in_the_same_values() {
-        fn places(text: &str) -> Vec<&str> {
-            let mut out: Vec<&str> = text.split('{').skip(1).filter_map(|part| part.split_once('}')).map(|(name, _)| name).collect();
-            out.sort_unstable();
-            out
-        }
-        for ((name, en), (hans, hant)) in
-            Lang::En.words().all().into_iter().zip(Lang::ZhHans.words().all().into_iter().zip(Lang::ZhHant.words().all()))
-        {
+    fn all_languages_fill_in_the_same_values_and_none_is_english_by_mistake() {
+        let [en, hans, hant] = Languages::built_in().all().collect::<Vec<_>>()[..] else { panic!("three languages") };
+        for ((name, en), (hans, hant)) in en.words().all().into_iter().zip(hans.words().all().into_iter().zip(hant.words().all())) {
             for other in [hans.1, hant.1] {
-                assert!(!en.is_empty() && !other.is_empty(), "{name}");
                 assert_eq!(places(en), places(other), "{name}");
             }
             assert_ne!(en, hans.1, "{name} is not translated");
+            assert_ne!(en, hant.1, "{name} is not translated");
         }
+    }
+
+    #[test]
+    fn a_file_says_something_otherwise_and_the_rest_stays() {
+        let languages = own(&[("zh-Hant", "unsubscribe_button = \"退出\"")]).expect("fine");
+        let lang = languages.find("zh-TW").expect("there");
+        assert_eq!(lang.words().unsubscribe_button, "退出");
+        assert_eq!(lang.words().preferences_save, Languages::built_in().find("zh-TW").expect("there").words().preferences_save);
+    }
+
+    #[test]
+    fn a_language_of_ones_own_is_whole_or_an_error() {
+        let problems = own(&[("de", "name = \"Deutsch\"")]).expect_err("texts are missing");
+        assert!(problems[0].message.contains("lacks") && problems[0].hint.contains("`unsubscribe_title`"), "{problems:?}");
+        let whole: String = Languages::built_in()
+            .english()
+            .texts()
+            .iter()
+            .map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str())))
+            .collect();
+        let languages = own(&[("de-AT", &whole)]).expect("whole");
+        assert_eq!(languages.find("de").map(Lang::tag), Some("de-AT"));
+        assert_eq!(languages.find("de-CH").map(Lang::tag), Some("de-AT"));
+    }
+
+    #[test]
+    fn slips_in_a_file_have_their_place() {
+        let text = "unsubscribe_buton = \"x\"\ndone_now = \"{topic}\"\n";
+        let problems = own(&[("en", text)]).expect_err("two slips");
+        let said: Vec<_> = problems.iter().map(|problem| (problem.span.start, problem.hint.as_str())).collect();
+        assert_eq!(said.len(), 2, "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.hint == "did you mean `unsubscribe_button`?"), "{problems:?}");
+        assert!(problems.iter().any(|problem| problem.message.contains("`done_now`")), "{problems:?}");
+        assert!(own(&[("en", "a b")]).is_err() && own(&[("en", "unsubscribe_button = 3")]).is_err());
     }
 
     #[test]

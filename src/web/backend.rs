@@ -28,6 +28,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         clock: instance.clock.clone(),
         keys: instance.keys.clone(),
         sender: instance.config.sender.clone(),
+        languages: instance.languages.clone(),
         topics: instance.config.topics.clone(),
         recorder,
         intake: Some(instance.message_intake()),
@@ -44,14 +45,11 @@ struct Consents {
 
 impl Consents {
     fn event(&self, act: &Act, topic_id: i64, action: Action) -> NewEvent {
+        let entropy = &self.instance.entropy;
         NewEvent {
-            contact_id: act.contact_id,
-            topic_id,
-            action,
-            source: act.way.text().to_owned(),
-            source_line: None,
-            wording_hash: None,
-            evidence: Some(consent::ops::evidence(&self.instance.entropy, act.ip.as_deref(), act.agent.as_deref(), act.delivery_id)),
+            evidence: Some(consent::ops::evidence(entropy, serde_json::json!({ "delivery": act.delivery_id }))),
+            origin: consent::ops::origin(entropy, act.ip.as_deref(), act.agent.as_deref()),
+            ..NewEvent::new(act.contact_id, topic_id, action, act.way.text())
         }
     }
 }

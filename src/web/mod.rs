@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::{Sender, Topic};
 use crate::db::Db;
 use crate::delivery::messages::Intake;
+use crate::text::i18n::Languages;
 use crate::token::Keys;
 use crate::tracking::Recorder;
 
@@ -48,6 +49,8 @@ pub struct App {
     pub keys: Keys,
     /// Shown on every page, and the way out by mail.
     pub sender: Sender,
+    /// The languages of pages.
+    pub languages: Languages,
     /// Names and descriptions of the configured topics.
     pub topics: BTreeMap<String, Topic>,
     /// Takes opens and clicks.

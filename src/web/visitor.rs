@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method};
 use url::form_urlencoded;
 
-use crate::text::i18n::Lang;
+use crate::text::i18n::{Lang, Languages};
 
 /// The other end of the connection, put into each request by [`super::serve`].
 #[derive(Debug, Clone, Copy)]
@@ -29,13 +29,13 @@ pub(super) struct Visitor {
 
 impl Visitor {
     /// The language for somebody whose locale is known or not.
-    pub fn lang(&self, contact_locale: Option<&str>) -> Lang {
-        Lang::negotiate(self.chosen.as_deref(), contact_locale, self.accept_language.as_deref())
+    pub fn lang(&self, languages: &Languages, contact_locale: Option<&str>) -> Lang {
+        languages.negotiate(self.chosen.as_deref(), contact_locale, self.accept_language.as_deref())
     }
 
     /// The language chosen on the page, so that forms and links keep it.
-    pub fn chosen_lang(&self) -> Option<Lang> {
-        self.chosen.as_deref().and_then(Lang::from_tag)
+    pub fn chosen_lang(&self, languages: &Languages) -> Option<Lang> {
+        self.chosen.as_deref().and_then(|tag| languages.find(tag))
     }
 }
 

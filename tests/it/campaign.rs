@@ -62,15 +62,7 @@ on_each_database!(
                 for _ in 0..entropy.below(4) {
                     let action = [Action::Requested, Action::Granted, Action::Confirmed, Action::Withdrawn, Action::Objected]
                         [entropy.below(5) as usize];
-                    let event = NewEvent {
-                        contact_id: id,
-                        topic_id,
-                        action,
-                        source: "test".to_owned(),
-                        source_line: None,
-                        wording_hash: None,
-                        evidence: None,
-                    };
+                    let event = NewEvent::new(id, topic_id, action, "test");
                     standing = consent::ledger::append(&mut tx, &[event], NOW).await.unwrap()[0].after;
                 }
                 let suppressed = entropy.chance(0.2);

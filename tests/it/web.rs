@@ -16,9 +16,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use optin::args;
 use optin::clock::{Clock, DAY, Time};
-use optin::config::{Sender, Topic};
+use optin::config::{Localised, Sender, Topic};
 use optin::db::{Db, Tx};
 use optin::entropy::Entropy;
+use optin::text::i18n::Languages;
 use optin::token::{Keys, Purpose};
 use optin::tracking::{Recorder, ops};
 use optin::web::inbox::Inbox;
@@ -172,8 +173,15 @@ async fn site(database: &TestDatabase) -> Site {
     let clock = Clock::manual(NOW);
     let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1));
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
-    let topic = |name: &str| Topic { place: None, name: name.to_owned(), description: "每週二".to_owned(), double_opt_in: true };
+    let topic = |name: &str| Topic {
+        name: name.to_owned(),
+        description: "每週二".to_owned(),
+        texts: [Localised::plain(name), Localised::plain("每週二")],
+        double_opt_in: true,
+        ..Topic::default()
+    };
     let app = App {
+        languages: Languages::built_in(),
         instance: None,
         intake: None,
         db: db.clone(),

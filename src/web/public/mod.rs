@@ -52,8 +52,8 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     fn new(app: &'a App, visitor: &Visitor, locale: Option<&str>, title: impl FnOnce(&'static Words) -> String) -> Self {
-        let lang = visitor.lang(locale);
-        Page { lang, chosen: visitor.chosen_lang(), title: title(lang.words()), app }
+        let lang = visitor.lang(&app.languages, locale);
+        Page { lang, chosen: visitor.chosen_lang(&app.languages), title: title(lang.words()), app }
     }
 
     fn words(&self) -> &'static Words {
@@ -66,7 +66,7 @@ impl<'a> Page<'a> {
 
     /// Tag, name and whether it is this page's, of each language.
     fn languages(&self) -> Vec<(&'static str, &'static str, bool)> {
-        Lang::ALL.into_iter().map(|lang| (lang.tag(), lang.name(), lang == self.lang)).collect()
+        self.app.languages.all().map(|lang| (lang.tag(), lang.name(), lang == self.lang)).collect()
     }
 
     /// The query of links: `?lang=..` or nothing.

@@ -103,7 +103,7 @@ pub(in crate::web) async fn submit(State(app): State<Shared>, Path(token): Path<
             None => false,
         };
         Ok(match (ask, contact) {
-            (Ask::OneClick, contact) => one_click_answer(&visitor, contact),
+            (Ask::OneClick, contact) => one_click_answer(&app, &visitor, contact),
             (_, Some(contact)) => done(&app, &visitor, target, ask, changed, &contact, &standings),
             (_, None) => gone(&app, &visitor),
         })
@@ -139,8 +139,8 @@ async fn try_withdraw(app: &App, target: Target, ask: Ask, visitor: &Visitor) ->
     Ok(changed)
 }
 
-fn one_click_answer(visitor: &Visitor, contact: Option<Contact>) -> Response {
-    let lang = visitor.lang(contact.and_then(|contact| contact.locale).as_deref());
+fn one_click_answer(app: &App, visitor: &Visitor, contact: Option<Contact>) -> Response {
+    let lang = visitor.lang(&app.languages, contact.and_then(|contact| contact.locale).as_deref());
     ([(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{}\n", lang.words().one_click_done)).into_response()
 }
 
