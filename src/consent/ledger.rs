@@ -85,7 +85,11 @@ pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time) -> Result<Vec<C
     block.insert(tx, now).await?;
     sql::upsert_standings(tx, &upserts, now).await?;
     sql::move_head(tx, seq, hash).await?;
-    if changes.iter().any(|change| change.before == Standing::Subscribed && change.after != Standing::Subscribed) {
+    // A withdrawal also takes an open question back, where no standing changes.
+    let ends = |event: &NewEvent| matches!(event.action, Action::Withdrawn | Action::Objected | Action::Erased);
+    if events.iter().any(ends)
+        || changes.iter().any(|change| change.before == Standing::Subscribed && change.after != Standing::Subscribed)
+    {
         sql::move_epoch(tx).await?;
     }
     Ok(changes)

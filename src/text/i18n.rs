@@ -358,6 +358,27 @@ words! {
     home_text,
     not_found_title,
     not_found_text,
+    // The engine's own mails
+    confirm_text_many,
+    confirmed_text_many,
+    mail_button_fallback,
+    confirm_mail_subject,
+    confirm_mail_subject_many,
+    confirm_mail_text,
+    confirm_mail_text_many,
+    confirm_mail_otherwise,
+    remind_mail_subject,
+    remind_mail_subject_many,
+    remind_mail_text,
+    remind_mail_text_many,
+    remind_mail_last,
+    digest_subject_one,
+    digest_subject,
+    digest_daily,
+    digest_weekly,
+    digest_monthly,
+    digest_more,
+    digest_each,
 }
 
 #[cfg(test)]
