@@ -8,10 +8,13 @@
 
 use std::fmt;
 
+pub mod entry;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
 mod permit;
+pub mod repeats;
+pub mod requests;
 mod sql;
 
 pub use permit::{Permit, Refusal, message_refusal};

@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use super::ledger::{self, Change};
 use super::{ALL_TOPICS, Action, Event, NewEvent, Standing, sql};
 use crate::clock::Time;
+use crate::contact::ops::Upserted;
+use crate::contact::{self, Address, AttributeValue, Schema};
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
@@ -119,11 +121,49 @@ pub async fn record_import(
     Ok(())
 }
 
-/// Keeps a wording and answers its hash.
-pub async fn keep_wording(tx: &mut Tx, wording: &str, locale: Option<&str>) -> Result<String, DbError> {
-    let hash = ledger::evidence_digest(wording);
-    sql::keep_wording(tx, &hash, wording, locale).await?;
+/// A text that somebody saw when they agreed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wording<'a> {
+    /// The text, to the letter.
+    pub text: &'a str,
+    /// Its language.
+    pub locale: Option<&'a str>,
+    /// Where it was shown: `form`, `mail`, `page`, `api`.
+    pub kind: &'a str,
+    /// How its owner calls this version of it.
+    pub version: Option<&'a str>,
+}
+
+impl Wording<'_> {
+    /// The hash under which it is kept.
+    pub fn hash(&self) -> String {
+        ledger::evidence_digest(self.text)
+    }
+}
+
+/// Keeps a wording, once, and answers its hash. What was kept first stays.
+pub async fn keep_wording(tx: &mut Tx, wording: &Wording<'_>, now: Time) -> Result<String, DbError> {
+    let hash = wording.hash();
+    sql::keep_wording(tx, &hash, wording, now).await?;
     Ok(hash)
+}
+
+/// Makes an address known: the one door by which single contacts come in (forms, the API, commands). Adds
+/// the contact or changes the given fields of the one that is there; see [`contact::ops::upsert`].
+pub async fn make_known(
+    tx: &mut Tx,
+    schema: &Schema,
+    entropy: &Entropy,
+    now: Time,
+    address: &Address,
+    fields: &[(&str, AttributeValue)],
+) -> Result<Upserted, DbError> {
+    contact::ops::upsert(tx, schema, entropy, now, address, fields).await
+}
+
+/// Whether nothing may be sent to an address, be it known or not.
+pub async fn is_suppressed(tx: &mut Tx, address: &Address) -> Result<bool, DbError> {
+    Ok(sql::suppression(tx, address.key()).await?.is_some())
 }
 
 /// The wording behind a hash.

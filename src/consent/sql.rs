@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::ops::Wording;
 use super::{Event, Standing};
 use crate::args;
 use crate::clock::Time;
@@ -114,11 +115,14 @@ pub(super) async fn events_of(db: &mut impl Connection, contact_id: i64) -> Resu
     db.rows(&sql, args![contact_id]).await?.iter().map(read_event).collect()
 }
 
-/// The latest event about a person and a topic (or everything).
+/// The latest event about a person and a topic (or everything) that speaks of permission: what somebody chose
+/// about tracking answers no request.
 pub(super) async fn last_action(tx: &mut Tx, contact_id: i64, topic_id: i64) -> Result<Option<String>, DbError> {
     let row = tx
         .fetch_optional(
-            "SELECT action FROM consent_event WHERE contact_id = $1 AND topic_id IN ($2, 0) ORDER BY seq DESC LIMIT 1",
+            "SELECT action FROM consent_event
+             WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'refreshed', 'paused', 'expired')
+             ORDER BY seq DESC LIMIT 1",
             args![contact_id, topic_id],
         )
         .await?;
@@ -199,10 +203,11 @@ pub(super) async fn standings_of(db: &mut impl Connection, contact_id: i64) -> R
     rows.iter().map(|row| Ok((row.get(0)?, Standing::from_stored(Some(&row.get::<String>(1)?)), row.get(2)?))).collect()
 }
 
-pub(super) async fn keep_wording(tx: &mut Tx, hash: &str, wording: &str, locale: Option<&str>) -> Result<(), DbError> {
+pub(super) async fn keep_wording(tx: &mut Tx, hash: &str, wording: &Wording<'_>, now: Time) -> Result<(), DbError> {
     tx.execute(
-        "INSERT INTO consent_wording (hash, wording, locale) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING",
-        args![hash, wording, locale],
+        "INSERT INTO consent_wording (hash, wording, locale, kind, version, first_shown_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (hash) DO NOTHING",
+        args![hash, wording.text, wording.locale, wording.kind, wording.version, now],
     )
     .await?;
     Ok(())

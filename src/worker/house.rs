@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{RunError, confirm, lease, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
+use crate::consent::{repeats, requests};
 use crate::delivery::mx::{self, Learner, Resolver};
 use crate::delivery::{limit, throttles};
 use crate::instance::Instance;
@@ -75,6 +76,8 @@ async fn forget(instance: &Instance, now: Time) -> Result<(), RunError> {
     let mut tx = instance.db.begin().await?;
     limit::forget(&mut tx, now).await?;
     throttles::forget(&mut tx, now).await?;
+    requests::forget(&mut tx, now).await?;
+    repeats::forget(&mut tx, now).await?;
     Ok(tx.commit().await?)
 }
 
