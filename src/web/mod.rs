@@ -34,6 +34,7 @@ use crate::text::i18n::Languages;
 use crate::token::Keys;
 use crate::tracking::Recorder;
 
+pub use public::snippet::snippet;
 pub use serve::serve;
 
 /// Most bytes of a form: the biggest honest one, the preference page, stays under 10 KiB.

@@ -3,7 +3,8 @@
 pub(super) mod confirm;
 mod fields;
 pub(super) mod preferences;
-pub(crate) mod subscribe;
+pub(super) mod snippet;
+pub(super) mod subscribe;
 pub(super) mod unsubscribe;
 pub(super) mod view;
 

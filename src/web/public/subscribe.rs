@@ -81,7 +81,8 @@ async fn list(State(app): State<Shared>, visitor: Visitor) -> Response {
     html(StatusCode::OK, &List { forms, page })
 }
 
-fn title(form: &Form, lang: Lang) -> String {
+/// What stands above a form.
+pub(super) fn title(form: &Form, lang: Lang) -> String {
     match form.title.in_language(lang.tag()) {
         "" => lang.words().subscribe_title.to_owned(),
         title => title.to_owned(),
@@ -89,7 +90,7 @@ fn title(form: &Form, lang: Lang) -> String {
 }
 
 /// The words of a form beside its button in a language.
-pub(crate) fn wording(instance: &Instance, form: &Form, lang: Lang) -> String {
+pub(super) fn wording(instance: &Instance, form: &Form, lang: Lang) -> String {
     let own = form.wording.in_language(lang.tag());
     let sender = instance.config.sender.name.as_str();
     match (own, &form.topics[..]) {
@@ -103,7 +104,7 @@ pub(crate) fn wording(instance: &Instance, form: &Form, lang: Lang) -> String {
 }
 
 /// What is recorded of those words.
-pub(crate) fn record<'a>(form: &'a Form, text: &'a str, lang: Lang) -> Wording<'a> {
+pub(super) fn record<'a>(form: &'a Form, text: &'a str, lang: Lang) -> Wording<'a> {
     Wording { text, locale: Some(lang.tag()), kind: "form", version: form.version.as_deref() }
 }
 
