@@ -231,15 +231,14 @@ impl<'a> Limits<'a> {
         Ok(Admission::Admitted)
     }
 
-    /// The same for a program with a token: its own limit is its owner's affair, but nobody is flooded through
-    /// it, neither one address nor by one client (where it says which).
-    pub async fn admit_program(&self, db: &Db, asker: &Asker<'_>, now: Time) -> Result<Admission, DbError> {
-        let mut buckets = vec![(self.address(asker.address_key), Which::Address)];
-        if asker.client.is_some() {
-            buckets.push((self.client(asker.client), Which::Client));
+    /// The same for a program with a token, in its transaction: how much it may ask is its owner's affair, but
+    /// nobody is flooded through it, neither one address nor by one client (where it says which).
+    pub async fn admit_program(&self, tx: &mut Tx, client: Option<&str>, address_key: &str, now: Time) -> Result<Admission, DbError> {
+        let mut buckets = vec![(self.address(address_key), Which::Address)];
+        if client.is_some() {
+            buckets.push((self.client(client), Which::Client));
         }
-        let mut tx = db.begin().await?;
-        let spent = load(&mut tx, &buckets.iter().map(|(bucket, _)| bucket.name.clone()).collect()).await?;
+        let spent = load(tx, &buckets.iter().map(|(bucket, _)| bucket.name.clone()).collect()).await?;
         let at = |bucket: &Bucket| spent.get(&bucket.name).copied().unwrap_or(0);
         for (bucket, which) in &buckets {
             let retry_seconds = bucket.wait_seconds(at(bucket), now_us(now));
@@ -249,8 +248,7 @@ impl<'a> Limits<'a> {
         }
         let changed =
             buckets.iter().map(|(bucket, _)| (bucket.name.clone(), at(bucket).max(now_us(now)).saturating_add(bucket.cost()))).collect();
-        store(&mut tx, changed, now).await?;
-        tx.commit().await?;
+        store(tx, changed, now).await?;
         Ok(Admission::Admitted)
     }
 }
