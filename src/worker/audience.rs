@@ -34,6 +34,8 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
     let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
     if run.audience_cursor == 0 {
         suppression::expire(&instance.db, instance.clock.now()).await?;
+        // Also where no server runs that keeps the house.
+        super::ledger::catch_up(instance).await?;
         runs::freshen_statistics(&instance.db).await?;
     }
     loop {

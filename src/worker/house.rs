@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{RunError, lease, questions, rest, schedules, send};
+use super::{RunError, lease, ledger, questions, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::suppression;
 use crate::consent::{repeats, requests};
@@ -50,15 +50,19 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
         }
         if let Some(held) = held {
             let recovered = send::recover(&instance).await;
+            // Before schedules: whose pause is over today gets what is sent today.
+            let caught_up = ledger::catch_up(&instance).await;
             let fired = schedules::fire(&instance, held, first).await;
             let asked = questions::ask(&instance).await;
             let expired = suppression::expire(&instance.db, now).await.map(drop).map_err(RunError::from);
             let mut forgotten = Ok(());
+            let mut signed = Ok(());
             if forgotten_at.is_none_or(|at| now.since(at) > FORGET_EVERY_MS) {
                 forgotten_at = Some(now);
                 forgotten = forget(&instance, now).await;
+                signed = ledger::sign(&instance).await;
             }
-            for failed in [recovered, fired, asked, expired, forgotten].into_iter().filter_map(Result::err) {
+            for failed in [recovered, caught_up, fired, asked, expired, forgotten, signed].into_iter().filter_map(Result::err) {
                 tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
             }
             first = false;

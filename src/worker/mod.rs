@@ -4,6 +4,7 @@
 mod audience;
 mod house;
 mod lease;
+mod ledger;
 mod process;
 mod questions;
 mod runs;
