@@ -373,8 +373,6 @@ words! {
     not_found_title,
     not_found_text,
     // The engine's own mails
-    confirm_text_many,
-    confirmed_text_many,
     mail_button_fallback,
     confirm_mail_subject,
     confirm_mail_subject_many,

@@ -17,8 +17,6 @@ use crate::web::{App, Shared};
 struct Question<'a> {
     page: Page<'a>,
     question: String,
-    /// Where it is about several.
-    names: Vec<String>,
 }
 
 /// `GET /s/{token}`: asks. It confirms nothing and spends nothing: scanners follow links too.
@@ -60,13 +58,8 @@ async fn confirmation(app: &App, visitor: &Visitor, token: &str, pressed: bool) 
             Confirmed::Before
         } else if !pressed {
             let page = Page::new(app, visitor, locale, |words| words.confirm_title.to_owned());
-            let names = names(app, &page, &known);
-            let question = match names.as_slice() {
-                [] | [_] => sentence(page.words().confirm_text, names.first().map_or("", String::as_str), &contact),
-                _ => sentence(page.words().confirm_text_many, "", &contact),
-            };
-            let names = if names.len() > 1 { names } else { Vec::new() };
-            return Ok(html(StatusCode::OK, &Question { page, question, names }));
+            let question = sentence(page.words().confirm_text, &names(app, &page, &known), &contact);
+            return Ok(html(StatusCode::OK, &Question { page, question }));
         } else {
             confirm_all(app, &target.act(now, Way::Confirmation, visitor), &topics, expires).await?
         };
@@ -75,14 +68,12 @@ async fn confirmation(app: &App, visitor: &Visitor, token: &str, pressed: bool) 
             Confirmed::NotPending => words.confirm_closed_title.to_owned(),
         });
         let (words, names) = (page.words(), names(app, &page, &known));
-        let name = names.first().map_or("", String::as_str);
         let (mark, text) = match outcome {
-            Confirmed::Now if names.len() > 1 => (Mark::Done, words.confirmed_text_many),
             Confirmed::Now => (Mark::Done, words.confirmed_text),
             Confirmed::Before => (Mark::Done, words.confirmed_before),
             Confirmed::NotPending => (Mark::Quiet, words.confirm_closed_text),
         };
-        let paragraphs = vec![sentence(text, name, &contact)];
+        let paragraphs = vec![sentence(text, &names, &contact)];
         Ok(html(StatusCode::OK, &Message { page, mark, paragraphs, link: None }))
     };
     answer(app, visitor, None, work).await
@@ -101,7 +92,7 @@ async fn confirm_all(app: &App, act: &Act, topics: &[i64], expires: Time) -> any
 }
 
 /// The topics' names in the language of the page.
-fn names(app: &App, page: &Page<'_>, topics: &[&TopicStanding]) -> Vec<String> {
-    let name = |topic: &TopicStanding| app.topics.get(&topic.topic).map_or(topic.topic.as_str(), |known| known.name_in(page.lang.tag())).to_owned();
-    topics.iter().map(|topic| name(topic)).collect()
+fn names(app: &App, page: &Page<'_>, topics: &[&TopicStanding]) -> String {
+    let name = |topic: &&TopicStanding| app.topics.get(&topic.topic).map_or(topic.topic.as_str(), |known| known.name_in(page.lang.tag())).to_owned();
+    topics.iter().map(name).collect::<Vec<_>>().join(", ")
 }
