@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+pub mod collected;
+pub mod coupons;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
@@ -15,6 +17,7 @@ mod permit;
 mod sql;
 pub mod suppression;
 mod suppression_sql;
+pub mod welcome;
 
 pub use permit::{Permit, Refusal, message_refusal};
 
