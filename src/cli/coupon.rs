@@ -120,10 +120,8 @@ async fn list(context: &Context, low: Option<i64>) -> Outcome {
     pools.sort_by(|a, b| a.name.cmp(&b.name));
     let short: Vec<&str> = pools.iter().filter(|pool| low.is_some_and(|low| pool.left() < low)).map(|pool| pool.name.as_str()).collect();
     if context.out.json {
-        let listed: Vec<_> = pools
-            .iter()
-            .map(|pool| json!({ "pool": pool.name, "codes": pool.total, "given": pool.given, "left": pool.left() }))
-            .collect();
+        let listed: Vec<_> =
+            pools.iter().map(|pool| json!({ "pool": pool.name, "codes": pool.total, "given": pool.given, "left": pool.left() })).collect();
         context.out.document(&json!({ "pools": listed, "low": short }))?;
     } else {
         let rows = pools
@@ -149,9 +147,7 @@ async fn show(context: &Context, pool: &str, limit: u32) -> Outcome {
         let listed: Vec<_> =
             given.iter().map(|given| json!({ "code": given.code, "email": given.email, "at": given.at.to_string() })).collect();
         let left = found.left();
-        return context
-            .out
-            .document(&json!({ "pool": pool, "codes": found.total, "given": found.given, "left": left, "latest": listed }));
+        return context.out.document(&json!({ "pool": pool, "codes": found.total, "given": found.given, "left": left, "latest": listed }));
     }
     context.out.data(format!("{pool}: {} of {} left", found.left(), counted(found.total, "code")));
     let rows: Vec<Vec<String>> = given

@@ -87,8 +87,7 @@ pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time) -> Result<Vec<C
     sql::move_head(tx, seq, hash).await?;
     // A withdrawal also takes an open question back, where no standing changes.
     let ends = |event: &NewEvent| matches!(event.action, Action::Withdrawn | Action::Objected | Action::Erased);
-    if events.iter().any(ends)
-        || changes.iter().any(|change| change.before == Standing::Subscribed && change.after != Standing::Subscribed)
+    if events.iter().any(ends) || changes.iter().any(|change| change.before == Standing::Subscribed && change.after != Standing::Subscribed)
     {
         sql::move_epoch(tx).await?;
     }

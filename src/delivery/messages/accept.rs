@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::sql::NewRow;
 use super::{
-    Accepted, Composer, Content, Kind, DEFAULT_EXPIRES_HOURS, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES, MAX_LOCALE_BYTES,
-    MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
+    Accepted, Composer, Content, DEFAULT_EXPIRES_HOURS, Kind, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES,
+    MAX_LOCALE_BYTES, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
 };
 use crate::clock::{HOUR, Time};
 use crate::config::Config;

@@ -93,6 +93,8 @@ async fn confirm_all(app: &App, act: &Act, topics: &[i64], expires: Time) -> any
 
 /// The topics' names in the language of the page.
 fn names(app: &App, page: &Page<'_>, topics: &[&TopicStanding]) -> String {
-    let name = |topic: &&TopicStanding| app.topics.get(&topic.topic).map_or(topic.topic.as_str(), |known| known.name_in(page.lang.tag())).to_owned();
+    let name = |topic: &&TopicStanding| {
+        app.topics.get(&topic.topic).map_or(topic.topic.as_str(), |known| known.name_in(page.lang.tag())).to_owned()
+    };
     topics.iter().map(name).collect::<Vec<_>>().join(", ")
 }
