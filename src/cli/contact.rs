@@ -36,6 +36,7 @@ impl ContactCommand {
         let db = &mut instance.db.clone();
         let standings = consent::ops::standings(db, contact.id).await?;
         let suppression = consent::ops::suppression(&instance.db, &contact.email_key).await?;
+        let coupons = consent::coupons::of_contact(db, contact.id).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
         let topics: Vec<_> = standings
             .iter()
@@ -49,6 +50,10 @@ impl ContactCommand {
                 "suppressed": suppression.is_some(),
                 "suppression": suppression.as_ref().map(super::suppression::shown_entry),
                 "scores": {},
+                "coupons": coupons
+                    .iter()
+                    .map(|given| json!({ "pool": given.pool, "code": given.code, "at": given.at.to_string() }))
+                    .collect::<Vec<_>>(),
                 "recent": recent,
             }));
         }
@@ -60,6 +65,9 @@ impl ContactCommand {
         context.out.data(format!("\n{}", table(&["topic", "standing", "since (UTC)"], rows)));
         if let Some(entry) = suppression {
             context.out.data(format!("\n{}", super::suppression::sentence(&entry)));
+        }
+        for given in coupons {
+            context.out.data(format!("\ncoupon of `{}` since {} UTC: {}", given.pool, shown(&given.at.to_string()), given.code));
         }
         let rows = recent
             .into_iter()

@@ -3,6 +3,7 @@
 mod check;
 mod consent;
 mod contact;
+mod coupon;
 mod demo;
 mod dkim;
 mod form;
@@ -66,6 +67,8 @@ enum Command {
     Consent(consent::ConsentCommand),
     /// Who gets nothing, whatever they subscribed to.
     Suppression(suppression::SuppressionCommand),
+    /// Bring in codes to give away, and see how many are left.
+    Coupon(coupon::CouponCommand),
     /// Count and list who a segment picks.
     Segment(segment::SegmentCommand),
     /// Print a campaign's mail exactly as one person would get it.
@@ -118,6 +121,7 @@ impl Command {
             | Command::Contact(_)
             | Command::Consent(_)
             | Command::Suppression(_)
+            | Command::Coupon(_)
             | Command::Segment(_)
             | Command::Preview(_)
             | Command::Test(_)
@@ -221,6 +225,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Contact(command) => command.run(&context).await,
         Command::Consent(command) => command.run(&context).await,
         Command::Suppression(command) => command.run(&context).await,
+        Command::Coupon(command) => command.run(&context).await,
         Command::Segment(command) => command.run(&context).await,
         Command::Preview(command) => command.run(&context).await,
         Command::Test(command) => command.run(&context).await,

@@ -335,3 +335,8 @@ fn redact(url: &str) -> String {
         None => url.to_owned(),
     }
 }
+
+/// Whether a name has the form of all names in the files; else what is wrong, and what to do.
+pub fn check_name(what: &str, name: &str) -> Result<(), (String, String)> {
+    check::name(what, name)
+}

@@ -10,8 +10,8 @@ use crate::db::{Connection, DbError, Rows, Tx};
 
 /// One confirmation mail to an address within this time, whoever asks: nobody can be flooded through a form.
 pub const WINDOW_MS: i64 = DAY;
-/// Topics of one mail and its link; more go into another one.
-pub const MAX_TOPICS: usize = 16;
+/// Topics of one mail and its link (see [`crate::token::MAX_FIELDS`]); more go into another one.
+pub const MAX_TOPICS: usize = crate::token::MAX_FIELDS - 2;
 /// In `tries`: its mail was refused for good, and there is no other until somebody asks again.
 const GIVEN_UP: i64 = 12;
 

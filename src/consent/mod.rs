@@ -10,6 +10,8 @@ use std::fmt;
 
 pub mod checkpoint;
 mod choose;
+pub mod collected;
+pub mod coupons;
 pub mod entry;
 mod erase;
 pub mod invitation;
@@ -23,6 +25,7 @@ mod standing_sql;
 mod state;
 pub mod suppression;
 mod suppression_sql;
+pub mod welcome;
 mod wording;
 
 pub use choose::TopicState;

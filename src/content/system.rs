@@ -118,6 +118,7 @@ impl SystemText {
             heading: clean(&self.heading),
             paragraphs: self.paragraphs.iter().map(|text| clean(text)).collect(),
             names: self.names.iter().map(|text| clean(text)).collect(),
+            entries: self.entries.iter().map(|entry| Entry { title: clean(&entry.title), ..entry.clone() }).collect(),
             after: self.after.iter().map(|text| clean(text)).collect(),
             ..self.clone()
         };

@@ -1,4 +1,5 @@
 //! How it leaves.
+mod collected;
 pub mod dkim;
 pub mod engine;
 pub mod journal;

@@ -373,8 +373,6 @@ words! {
     not_found_title,
     not_found_text,
     // The engine's own mails
-    confirm_text_many,
-    confirmed_text_many,
     mail_button_fallback,
     confirm_mail_subject,
     confirm_mail_subject_many,
@@ -431,6 +429,8 @@ words! {
     subscribe_wait_text,
     subscribe_wait_early,
     subscribe_prove_button,
+    confirm_text_many,
+    confirmed_text_many,
     question_title,
     question_text,
     question_save,

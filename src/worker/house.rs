@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::digests::Digests;
+use super::welcomes::Welcomes;
 use super::{RunError, lease, ledger, questions, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::suppression;
@@ -35,6 +37,7 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
     let mut renewed_at = None;
     let mut forgotten_at: Option<Time> = None;
     let mut held = None;
+    let (mut welcomes, mut digests) = (Welcomes::default(), Digests::default());
     let holds = Arc::new(AtomicBool::new(false));
     let learning = tokio::spawn(learn(instance.clone(), holds.clone(), stop.clone()));
     while !*stop.borrow() {
@@ -54,6 +57,8 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
             let caught_up = ledger::catch_up(&instance).await;
             let fired = schedules::fire(&instance, held, first).await;
             let asked = questions::ask(&instance).await;
+            let welcomed = welcomes.send(&instance).await;
+            let collected = digests.send(&instance).await;
             let expired = suppression::expire(&instance.db, now).await.map(drop).map_err(RunError::from);
             let mut forgotten = Ok(());
             let mut signed = Ok(());
@@ -62,7 +67,9 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
                 forgotten = forget(&instance, now).await;
                 signed = ledger::sign(&instance).await;
             }
-            for failed in [recovered, caught_up, fired, asked, expired, forgotten, signed].into_iter().filter_map(Result::err) {
+            for failed in
+                [recovered, caught_up, fired, asked, welcomed, collected, expired, forgotten, signed].into_iter().filter_map(Result::err)
+            {
                 tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
             }
             first = false;

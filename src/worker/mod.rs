@@ -2,6 +2,7 @@
 //! it committed, so any of them can stop anywhere and be run again.
 
 mod audience;
+mod digests;
 mod house;
 mod lease;
 mod ledger;
@@ -12,6 +13,7 @@ mod schedules;
 mod send;
 mod sender;
 mod station;
+mod welcomes;
 
 use std::sync::Arc;
 use std::time::Duration;
