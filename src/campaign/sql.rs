@@ -190,6 +190,25 @@ pub async fn audience_counts(
     db.rows(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
 }
 
+/// Whom a topic and rule pick now, by locale (empty where none is known): how many may be mailed, and one of them.
+/// The most frequent first.
+pub async fn audience_locales(
+    db: &mut impl Connection,
+    topic_id: i64,
+    rule: &crate::segment::Sql,
+) -> Result<Vec<(String, i64, i64)>, DbError> {
+    let sql = format!(
+        "SELECT COALESCE(c.locale, ''), COUNT(*), MIN(c.id)
+         {AUDIENCE_FROM} AND {PERMITTED} AND ({})
+         GROUP BY 1
+         ORDER BY 2 DESC, 3",
+        rule.text
+    );
+    let mut args = args![topic_id];
+    args.extend(rule.args.iter().cloned());
+    db.rows(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
+}
+
 /// Runs of a campaign before run `before`, latest first: id, firing key, state.
 pub(super) async fn runs_before(db: &mut impl Connection, campaign: &str, before: i64) -> Result<Vec<(i64, String, RunState)>, DbError> {
     let rows =

@@ -8,6 +8,7 @@ mod dkim;
 mod import;
 mod inbound;
 mod init;
+mod lint;
 mod message;
 mod out;
 mod preview;
@@ -67,6 +68,8 @@ enum Command {
     Suppression(suppression::SuppressionCommand),
     /// Count and list who a segment picks.
     Segment(segment::SegmentCommand),
+    /// Look at campaigns before they are sent: the law, and their readers.
+    Lint(lint::Lint),
     /// Print a campaign's mail exactly as one person would get it.
     Preview(preview::Preview),
     /// Send one marked test mail; it counts nowhere.
@@ -116,6 +119,7 @@ impl Command {
             | Command::Consent(_)
             | Command::Suppression(_)
             | Command::Segment(_)
+            | Command::Lint(_)
             | Command::Preview(_)
             | Command::Test(_)
             | Command::Run(_)
@@ -218,6 +222,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Consent(command) => command.run(&context).await,
         Command::Suppression(command) => command.run(&context).await,
         Command::Segment(command) => command.run(&context).await,
+        Command::Lint(command) => command.run(&context).await,
         Command::Preview(command) => command.run(&context).await,
         Command::Test(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,

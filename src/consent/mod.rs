@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+mod grounds;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
@@ -16,6 +17,7 @@ mod sql;
 pub mod suppression;
 mod suppression_sql;
 
+pub use grounds::{Grounds, grounds};
 pub use permit::{Permit, Refusal, message_refusal};
 
 /// The topic id that stands for "everything": a withdrawal from all mail.

@@ -2,8 +2,9 @@
 
 use askama::Template;
 
-use super::{Language, Mail};
+use super::Mail;
 use crate::config::Sender;
+use crate::text::i18n::Languages;
 
 /// Subject, question, button, and what happens otherwise; `{}` is the topic's name.
 const WORDS: [[&str; 4]; 3] = [
@@ -42,11 +43,13 @@ struct Page<'a> {
 
 /// Writes it in the language of `locale`. `link` leads to the page with the button that confirms.
 pub fn write(locale: Option<&str>, topic_name: &str, sender: &Sender, link: &str) -> Mail {
-    let language = Language::of(locale);
-    let [subject, question, button, otherwise] = WORDS[language as usize];
+    let languages = Languages::built_in();
+    let lang = locale.and_then(|tag| languages.find(tag)).unwrap_or(languages.english());
+    let at = languages.all().position(|known| known == lang).unwrap_or_default();
+    let [subject, question, button, otherwise] = WORDS[at];
     let (subject, question) = (subject.replace("{}", topic_name), question.replace("{}", topic_name));
     let page = Page {
-        lang: language.tag(),
+        lang: lang.tag(),
         subject: &subject,
         question: &question,
         link,

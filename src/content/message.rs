@@ -5,10 +5,11 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use sha2::{Digest, Sha256};
 
+use super::lawful::FrameSettings;
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
 use super::vault::Vault;
 use super::{ContentProblem, Lane, Mail, Part, Prepared, RenderError, context, plain_text, render};
-use crate::campaign::{Definition, DeliverySettings};
+use crate::campaign::{Definition, DeliverySettings, TopicFrame};
 use crate::clock::Time;
 use crate::config::{BodyKind, Config, MessageTemplate, Sender};
 use crate::contact::{Contact, Schema};
@@ -103,7 +104,11 @@ pub enum PreparedMessage {
 }
 
 /// Prepares a message's content, or answers everything that is wrong with it.
-pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Result<PreparedMessage, Vec<ContentProblem>> {
+pub fn prepare_message(
+    definition: &MessageDefinition,
+    schema: &Schema,
+    frame: &FrameSettings,
+) -> Result<PreparedMessage, Vec<ContentProblem>> {
     match definition {
         MessageDefinition::Template { name, subject, preheader, layout, layout_text, body, body_kind, sender } => {
             // Campaign, topic and tracking are what a message has not; the lane keeps templates from using them.
@@ -122,8 +127,9 @@ pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Resul
                 track_opens: false,
                 track_clicks: false,
                 delivery: DeliverySettings::default(),
+                topic_frame: TopicFrame::default(),
             };
-            Ok(PreparedMessage::Template(Box::new(prepare_for(Lane::Messages, &definition, schema)?)))
+            Ok(PreparedMessage::Template(Box::new(prepare_for(Lane::Messages, &definition, schema, frame)?)))
         }
         MessageDefinition::Inline { subject, html, text, .. } => {
             inline(subject, html.as_deref(), text.as_deref()).map(PreparedMessage::Inline).map_err(|problem| vec![problem])

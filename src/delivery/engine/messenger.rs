@@ -172,6 +172,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
                     attempt: row.attempt,
                     provider,
                     permit: permit.clone(),
+                    grounds: None,
                     contact: contact.clone(),
                     what: What::Message(Arc::new(message)),
                     relay: lane.relay.clone(),

@@ -21,6 +21,7 @@ use crate::config::messages::MAX_EXPIRES_HOURS;
 use crate::consent::suppression::Digests;
 use crate::consent::{self, message_refusal};
 use crate::contact::{self, Address, Contact, Schema};
+use crate::content::FrameSettings;
 use crate::content::message::MessageDefinition;
 use crate::db::{Db, DbError};
 use crate::delivery::provider::Providers;
@@ -52,12 +53,13 @@ impl Intake {
         config: Arc<Config>,
         db: Db,
         schema: Schema,
+        frame: Arc<FrameSettings>,
         entropy: Entropy,
         digests: Digests,
         providers: Arc<Providers>,
         accepted: Arc<Notify>,
     ) -> Self {
-        let composer = Composer::new(schema.clone());
+        let composer = Composer::new(schema.clone(), frame);
         Intake { db, entropy, schema, config, composer, digests, providers, accepted }
     }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Message;
 use crate::clock::Time;
 use crate::contact::{Address, Contact, Schema};
-use crate::content::Mail;
 use crate::content::message::{MessageDefinition, PreparedMessage, prepare_message};
+use crate::content::{FrameSettings, Mail};
 use crate::delivery::message::sender_id;
 use crate::delivery::mime::{Header, alternative, date, only_text};
 
@@ -19,6 +19,7 @@ const KEPT: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Composer {
     schema: Schema,
+    frame: Arc<FrameSettings>,
     prepared: Arc<Mutex<HashMap<String, Arc<PreparedMessage>>>>,
 }
 
@@ -34,9 +35,9 @@ pub struct Composed {
 }
 
 impl Composer {
-    /// For contacts with these attributes.
-    pub fn new(schema: Schema) -> Self {
-        Composer { schema, prepared: Arc::default() }
+    /// For contacts with these attributes, in mails with this frame.
+    pub fn new(schema: Schema, frame: Arc<FrameSettings>) -> Self {
+        Composer { schema, frame, prepared: Arc::default() }
     }
 
     /// The rendered text of a message. `hash` is the definition's; `locale` takes the place of the
@@ -101,7 +102,7 @@ impl Composer {
         if let Some(prepared) = kept().get(hash) {
             return Ok(prepared.clone());
         }
-        let prepared = prepare_message(definition, &self.schema)
+        let prepared = prepare_message(definition, &self.schema, &self.frame)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let prepared = Arc::new(prepared);
         if definition.template().is_some() {
