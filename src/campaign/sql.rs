@@ -172,24 +172,6 @@ pub(super) async fn next_candidates(
         .collect()
 }
 
-/// How many people a topic and rule pick now: `(standing, suppressed, number)`.
-pub async fn audience_counts(
-    db: &mut impl Connection,
-    topic_id: i64,
-    rule: &crate::segment::Sql,
-) -> Result<Vec<(String, bool, i64)>, DbError> {
-    let sql = format!(
-        "SELECT s.standing, x.email_key IS NOT NULL, COUNT(*)
-         {AUDIENCE_FROM} AND ({})
-         GROUP BY 1, 2
-         ORDER BY 1, 2",
-        rule.text
-    );
-    let mut args = args![topic_id];
-    args.extend(rule.args.iter().cloned());
-    db.rows(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect()
-}
-
 /// Whom a topic and rule pick now, by locale (empty where none is known): how many may be mailed, and one of them.
 /// The most frequent first.
 pub async fn audience_locales(
