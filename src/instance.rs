@@ -16,7 +16,7 @@ use crate::content::message::{MessageDefinition, prepare_message};
 use crate::content::{self, ContentProblem, FrameSettings, Part};
 use crate::db::{Db, DbError, OpenOptions};
 use crate::delivery::dkim::{self, KeyPart, Signers};
-use crate::delivery::messages::Intake;
+use crate::delivery::messages::{Composer, Intake};
 use crate::delivery::mx;
 use crate::delivery::provider::Providers;
 use crate::delivery::smtp::SmtpSettings;
@@ -152,8 +152,7 @@ impl Instance {
         Intake::new(
             self.config.clone(),
             self.db.clone(),
-            self.schema.clone(),
-            self.frame.clone(),
+            Composer::new(self.schema.clone(), self.frame.clone()),
             self.entropy.clone(),
             self.digests(),
             self.providers.clone(),

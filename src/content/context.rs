@@ -73,7 +73,10 @@ impl Shared {
         let why = self.frame.why(lang, topic, recipient.grounds, contact.timezone.as_deref());
         let mut notice = lang.words().mail_notice.to_owned();
         if self.rule(contact).is_some_and(|rule| rule.refuse_by_mail) {
-            notice.push(' ');
+            // Chinese puts no blank between sentences.
+            if notice.is_ascii() || !notice.ends_with(['。', '！', '？']) {
+                notice.push(' ');
+            }
             notice.push_str(&fill(lang.words().mail_refuse, &[("address", &self.refuse_at)]));
         }
         let words = self.words.get(lang.tag()).cloned().unwrap_or_default();

@@ -105,7 +105,7 @@ on_each_database!(
         let mails = sink.received();
         let subject = |to: &str| parts(&mails, to).0.split(',').next().unwrap().to_owned();
         assert_eq!(
-            ["a@one.test", "b@one.test", "c@one.test", "d@one.test"].map(|to| subject(to)),
+            ["a@one.test", "b@one.test", "c@one.test", "d@one.test"].map(subject),
             ["AD Tea lover", "Tea lover", "AD Tea lover", "(광고) Tea lover"]
         );
         let text = parts(&mails, "a@one.test").1;

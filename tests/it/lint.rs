@@ -21,10 +21,11 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn ready() -> (Sink, Instance) {
-    let sink = Sink::start();
-    let shop = shop(&TestDatabase::sqlite(), &sink).with_env("OPTIN_SITE__URL", "https://news.tea.example");
-    (sink, shop)
+/// What holds a shop up, and the shop.
+fn ready() -> ((Sink, TestDatabase), Instance) {
+    let (sink, database) = (Sink::start(), TestDatabase::sqlite());
+    let shop = shop(&database, &sink).with_env("OPTIN_SITE__URL", "https://news.tea.example");
+    ((sink, database), shop)
 }
 
 on_each_database!(
@@ -70,7 +71,7 @@ on_each_database!(
 
 #[test]
 fn subjects_that_pretend_or_say_too_much_are_found() {
-    let (_sink, shop) = ready();
+    let (_held, shop) = ready();
     let subject = |text: &str| {
         let campaign =
             WEEKLY.lines().map(|line| if line.starts_with("subject") { format!("subject = \"{text}\"") } else { line.to_owned() });
@@ -90,7 +91,7 @@ fn subjects_that_pretend_or_say_too_much_are_found() {
 
 #[test]
 fn advertising_topics_are_looked_at() {
-    let (_sink, shop) = ready();
+    let (_held, shop) = ready();
     shop.write("topics.toml", "[tea-letter]\nname = \"Tea letter\"\nadvertising = true\n[offers]\nname = \"Offers\"\n");
     shop.write("campaigns/weekly.toml", WEEKLY.replace("subject = \"", "subject = \"AD "));
     let (code, findings) = lint(&shop);
@@ -99,7 +100,7 @@ fn advertising_topics_are_looked_at() {
 
 #[test]
 fn who_writes_and_from_where_must_be_told() {
-    let (_sink, shop) = ready();
+    let (_held, shop) = ready();
     let sender = "\n[sender]\nname = \"letters@tea.example\"\nemail = \"no-reply@tea.example\"\npostal_address = \"tba\"\n";
     shop.write("campaigns/weekly.toml", format!("{WEEKLY}{sender}"));
     let (code, findings) = lint(&shop);
@@ -116,7 +117,7 @@ fn who_writes_and_from_where_must_be_told() {
 
 #[test]
 fn forms_profiles_and_welcomes_speak_every_language_they_have_readers_in() {
-    let (_sink, shop) = ready();
+    let (_held, shop) = ready();
     crate::send::import(&shop, "email,locale\na@one.test,en\nb@one.test,zh-TW\nc@one.test,zh-CN\n", "none");
     let topics = "[tea-letter]\nname = \"Tea letter\"\nopt_in = \"single\"\nwelcome = \"hello\"\n[offers]\nname = \"Offers\"\n";
     shop.write("topics.toml", topics);

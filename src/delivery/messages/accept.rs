@@ -21,7 +21,6 @@ use crate::config::messages::MAX_EXPIRES_HOURS;
 use crate::consent::suppression::Digests;
 use crate::consent::{self, message_refusal};
 use crate::contact::{self, Address, Contact, Schema};
-use crate::content::FrameSettings;
 use crate::content::message::MessageDefinition;
 use crate::db::{Db, DbError};
 use crate::delivery::provider::Providers;
@@ -52,14 +51,13 @@ impl Intake {
     pub fn new(
         config: Arc<Config>,
         db: Db,
-        schema: Schema,
-        frame: Arc<FrameSettings>,
+        composer: Composer,
         entropy: Entropy,
         digests: Digests,
         providers: Arc<Providers>,
         accepted: Arc<Notify>,
     ) -> Self {
-        let composer = Composer::new(schema.clone(), frame);
+        let schema = composer.schema().clone();
         Intake { db, entropy, schema, config, composer, digests, providers, accepted }
     }
 

@@ -40,6 +40,11 @@ impl Composer {
         Composer { schema, frame, prepared: Arc::default() }
     }
 
+    /// The attributes of its contacts.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
     /// The rendered text of a message. `hash` is the definition's; `locale` takes the place of the
     /// contact's own.
     ///
