@@ -13,10 +13,10 @@ use crate::config::{self, Campaign, Config, Draft, Environment, Located, Message
 use crate::consent::suppression::Digests;
 use crate::contact::{self, Schema};
 use crate::content::message::{MessageDefinition, prepare_message};
-use crate::content::{self, ContentProblem, Part};
+use crate::content::{self, ContentProblem, FrameSettings, Part};
 use crate::db::{Db, DbError, OpenOptions};
 use crate::delivery::dkim::{self, KeyPart, Signers};
-use crate::delivery::messages::Intake;
+use crate::delivery::messages::{Composer, Intake};
 use crate::delivery::mx;
 use crate::delivery::provider::Providers;
 use crate::delivery::smtp::SmtpSettings;
@@ -40,6 +40,8 @@ pub struct Instance {
     pub keys: Keys,
     /// The languages of pages and mails.
     pub languages: Languages,
+    /// What the frame of every mail is made from.
+    pub frame: Arc<FrameSettings>,
     /// Signs mails.
     pub signers: Arc<Signers>,
     /// Told when this process accepts a transactional message.
@@ -107,6 +109,7 @@ impl Instance {
         let providers = Arc::new(Providers::new(&config.providers));
         providers.remember(mx::load(&db).await?);
         Ok(Instance {
+            frame: Arc::new(FrameSettings::new(&config, &languages)),
             languages,
             config: Arc::new(config),
             message_accepted: Arc::default(),
@@ -149,7 +152,7 @@ impl Instance {
         Intake::new(
             self.config.clone(),
             self.db.clone(),
-            self.schema.clone(),
+            Composer::new(self.schema.clone(), self.frame.clone()),
             self.entropy.clone(),
             self.digests(),
             self.providers.clone(),
@@ -196,7 +199,13 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
     check_site(config, &mut problems);
     check_providers(config, &mut problems);
     problems.extend(signers(config).err().unwrap_or_default());
-    problems.extend(languages(config).err().unwrap_or_default());
+    let frame = match languages(config) {
+        Ok(languages) => FrameSettings::new(config, &languages),
+        Err(wrong) => {
+            problems.extend(wrong);
+            FrameSettings::new(config, &Languages::built_in())
+        }
+    };
     for segment in config.segments.values().filter(|_| rules) {
         if let Err(errors) = segment::rule(&segment.rule.value, &catalog) {
             rule_problems(config, &segment.rule, errors, &mut problems);
@@ -210,14 +219,14 @@ pub fn check(draft: &Draft) -> Vec<Problem> {
         }
         check_schedule(config, campaign, &mut problems);
         if draft.attributes_whole
-            && let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema)
+            && let Err(errors) = content::prepare(&Definition::new(config, campaign), &schema, &frame)
         {
             let parts = ContentPlaces::of_campaign(campaign);
             problems.extend(errors.into_iter().map(|error| content_problem(config, &parts, error)));
         }
     }
     for template in config.messages.values().filter(|_| draft.attributes_whole) {
-        if let Err(errors) = prepare_message(&MessageDefinition::of_template(config, template), &schema) {
+        if let Err(errors) = prepare_message(&MessageDefinition::of_template(config, template), &schema, &frame) {
             let parts = ContentPlaces::of_message(template);
             problems.extend(errors.into_iter().map(|error| content_problem(config, &parts, error)));
         }

@@ -1,6 +1,8 @@
 //! A campaign as it runs: a complete, serialisable copy of everything its content depends on, so
 //! that what was sent can be shown again after the files have changed.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
 use crate::config::{BodyKind, Campaign, Config, Limit, Sender};
@@ -38,6 +40,26 @@ pub struct Definition {
     /// that the hash of a campaign stays what it was before there was such a table.
     #[serde(default, skip_serializing_if = "DeliverySettings::is_default")]
     pub delivery: DeliverySettings,
+    /// What its frame says about the topic; left out of what is stored in the same way.
+    #[serde(default, skip_serializing_if = "TopicFrame::is_default")]
+    pub topic_frame: TopicFrame,
+}
+
+/// What the frame of a mail needs to know of its topic, beside its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TopicFrame {
+    /// Its mails advertise.
+    #[serde(default)]
+    pub advertising: bool,
+    /// Its name in other languages, by tag.
+    #[serde(default)]
+    pub names: BTreeMap<String, String>,
+}
+
+impl TopicFrame {
+    fn is_default(&self) -> bool {
+        *self == TopicFrame::default()
+    }
 }
 
 /// `[delivery]` of a campaign.
@@ -83,6 +105,10 @@ impl Definition {
                 relay: campaign.delivery.relay.as_ref().map(|relay| relay.value.clone()),
                 give_up_hours: campaign.delivery.give_up_hours,
             },
+            topic_frame: topic.map_or_else(TopicFrame::default, |topic| TopicFrame {
+                advertising: topic.advertising,
+                names: topic.texts[0].by_language.clone(),
+            }),
         }
     }
 

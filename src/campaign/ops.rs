@@ -14,7 +14,7 @@ use crate::consent::suppression::look_up_rules;
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
-pub use super::sql::{audience_counts, list, note_reason, open_runs, run, run_locked};
+pub use super::sql::{audience_locales, list, note_reason, open_runs, run, run_locked};
 
 /// Contacts looked at in one transaction while an audience is written: short enough that a
 /// withdrawal never waits noticeably.

@@ -172,17 +172,18 @@ pub(super) async fn next_candidates(
         .collect()
 }
 
-/// How many people a topic and rule pick now: `(standing, suppressed, number)`.
-pub async fn audience_counts(
+/// Whom a topic and rule pick now, by locale (empty where none is known): how many may be mailed, and one of them.
+/// The most frequent first.
+pub async fn audience_locales(
     db: &mut impl Connection,
     topic_id: i64,
     rule: &crate::segment::Sql,
-) -> Result<Vec<(String, bool, i64)>, DbError> {
+) -> Result<Vec<(String, i64, i64)>, DbError> {
     let sql = format!(
-        "SELECT s.standing, x.email_key IS NOT NULL, COUNT(*)
-         {AUDIENCE_FROM} AND ({})
-         GROUP BY 1, 2
-         ORDER BY 1, 2",
+        "SELECT COALESCE(c.locale, ''), COUNT(*), MIN(c.id)
+         {AUDIENCE_FROM} AND {PERMITTED} AND ({})
+         GROUP BY 1
+         ORDER BY 2 DESC, 3",
         rule.text
     );
     let mut args = args![topic_id];

@@ -10,6 +10,7 @@ mod form;
 mod import;
 mod inbound;
 mod init;
+mod lint;
 mod message;
 mod out;
 mod preview;
@@ -71,6 +72,8 @@ enum Command {
     Coupon(coupon::CouponCommand),
     /// Count and list who a segment picks.
     Segment(segment::SegmentCommand),
+    /// Look at campaigns before they are sent: the law, and their readers.
+    Lint(lint::Lint),
     /// Print a campaign's mail exactly as one person would get it.
     Preview(preview::Preview),
     /// Send one marked test mail; it counts nowhere.
@@ -123,6 +126,7 @@ impl Command {
             | Command::Suppression(_)
             | Command::Coupon(_)
             | Command::Segment(_)
+            | Command::Lint(_)
             | Command::Preview(_)
             | Command::Test(_)
             | Command::Run(_)
@@ -227,6 +231,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Suppression(command) => command.run(&context).await,
         Command::Coupon(command) => command.run(&context).await,
         Command::Segment(command) => command.run(&context).await,
+        Command::Lint(command) => command.run(&context).await,
         Command::Preview(command) => command.run(&context).await,
         Command::Test(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,

@@ -153,13 +153,16 @@ fn links(instance: &Instance, topic_id: i64, track_opens: bool) -> DeliveryLinks
 async fn write(context: &Context, instance: &Instance, campaign: &str, contact: &Contact) -> Result<Written, Failure> {
     known_campaign(instance, campaign)?;
     let definition = Definition::new(&instance.config, &instance.config.campaigns[campaign]);
-    let prepared = content::prepare(&definition, &instance.schema)
+    let prepared = content::prepare(&definition, &instance.schema, &instance.frame)
         .map_err(|problems| anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let now = context.clock.now();
     let topic_id = consent::ops::ensure_topic(&instance.db, &definition.topic, &instance.entropy, now).await?;
     let links = links(instance, topic_id, definition.track_opens);
+    let mut tx = instance.db.begin_read().await?;
+    let grounds = consent::grounds(&mut tx, topic_id, &[contact.id]).await?.remove(&contact.id);
+    tx.rollback().await?;
     let mail = prepared
-        .render(&Recipient { contact, links: &links, now })
+        .render(&Recipient { contact, links: &links, grounds: grounds.as_ref(), now })
         .map_err(|error| Failure::Refused(format!("{} would not get this mail: {error}", contact.email)))?;
     Ok(Written { envelope: Envelope::new(&definition), definition, mail, topic_id })
 }

@@ -14,6 +14,7 @@ pub mod collected;
 pub mod coupons;
 pub mod entry;
 mod erase;
+mod grounds;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
@@ -29,6 +30,7 @@ pub mod welcome;
 mod wording;
 
 pub use choose::TopicState;
+pub use grounds::{Grounds, grounds};
 pub use permit::{Permit, Refusal, message_refusal};
 pub use state::{Choices, Fact, State, fold_choices, fold_state, step};
 pub use wording::{KeptWording, Wording};

@@ -135,7 +135,7 @@ pub(super) async fn last_action(tx: &mut Tx, contact_id: i64, topic_id: i64) -> 
     let row = tx
         .fetch_optional(
             "SELECT action FROM consent_event
-             WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'refreshed', 'paused', 'expired')
+             WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'refreshed', 'paused', 'resumed', 'expired')
              ORDER BY seq DESC LIMIT 1",
             args![contact_id, topic_id],
         )

@@ -95,6 +95,12 @@ pub async fn by_ids(db: &mut impl Connection, schema: &Schema, ids: &[i64]) -> R
     Ok(out)
 }
 
+/// How many contacts there are of each locale (empty where none is known).
+pub async fn locales(db: &mut impl Connection) -> Result<Vec<(String, i64)>, DbError> {
+    let rows = db.rows("SELECT COALESCE(locale, ''), COUNT(*) FROM contact GROUP BY 1 ORDER BY 2 DESC", Vec::new()).await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+}
+
 /// Adds or changes one contact; `$1` id, `$2` address, `$3` key, `$4` now, `$5`.. the `columns`. Answers
 /// the id of the contact.
 pub(super) fn upsert(columns: &[String]) -> String {

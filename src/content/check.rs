@@ -9,6 +9,7 @@ use std::ops::Range;
 use minijinja::Environment;
 
 use super::Lane;
+use super::frame::FRAME_FIELDS;
 use super::problem::{ContentProblem, Part};
 use super::template::{self, Kind, Word, WordKind};
 use crate::config::diagnostics::did_you_mean;
@@ -112,7 +113,7 @@ type Objects = &'static [(&'static str, &'static [&'static str])];
 
 const SENDER: (&str, &[&str]) = ("sender", &["name", "email", "postal_address"]);
 const CAMPAIGN_OBJECTS: Objects =
-    &[("campaign", &["name"]), ("links", &["unsubscribe", "preferences", "view"]), SENDER, ("topic", &["name"])];
+    &[("campaign", &["name"]), ("frame", FRAME_FIELDS), ("links", &["unsubscribe", "preferences", "view"]), SENDER, ("topic", &["name"])];
 /// What is in `data` is the caller's affair: the first rendering tells, before a message is accepted.
 const MESSAGE_OBJECTS: Objects = &[SENDER];
 

@@ -11,12 +11,14 @@ use jiff::fmt::strtime::BrokenDownTime;
 use minijinja::value::{DynObject, Enumerator, Object, ObjectRepr};
 use minijinja::{Environment, Value};
 
-use super::frame::Language;
+use super::frame;
+use super::lawful::{AdRule, FrameSettings};
 use super::{LinkMaker, Recipient};
 use crate::campaign::Definition;
 use crate::clock::Time;
 use crate::config::AttributeType;
 use crate::contact::{AttributeValue, BUILT_IN_FIELDS, Contact, Date, Schema};
+use crate::text::i18n::fill;
 
 /// The fields a contact may have.
 type Declared = BTreeMap<String, AttributeType>;
@@ -26,12 +28,20 @@ type Declared = BTreeMap<String, AttributeType>;
 pub(super) struct Shared {
     campaign: Value,
     sender: Value,
-    topic: Value,
+    /// The topic's name, for every language without one of its own and by tag.
+    topic_name: String,
+    topic_names: BTreeMap<String, String>,
+    advertising: bool,
+    /// Where somebody may write who wants no more.
+    refuse_at: String,
+    frame: FrameSettings,
+    /// The words of each language, by tag.
+    words: BTreeMap<&'static str, Arc<BTreeMap<&'static str, Value>>>,
     fields: Arc<Declared>,
 }
 
 impl Shared {
-    pub fn new(definition: &Definition, schema: &Schema) -> Self {
+    pub fn new(definition: &Definition, schema: &Schema, frame: &FrameSettings) -> Self {
         let object = |pairs: &[(&'static str, &str)]| {
             Value::from(pairs.iter().map(|(key, text)| (*key, without_controls(text))).collect::<BTreeMap<_, _>>())
         };
@@ -39,7 +49,12 @@ impl Shared {
         Shared {
             campaign: object(&[("name", &definition.campaign)]),
             sender: object(&[("name", &sender.name), ("email", &sender.email), ("postal_address", &sender.postal_address)]),
-            topic: object(&[("name", &definition.topic_name)]),
+            topic_name: without_controls(&definition.topic_name),
+            topic_names: definition.topic_frame.names.iter().map(|(tag, name)| (tag.clone(), without_controls(name))).collect(),
+            advertising: definition.topic_frame.advertising,
+            refuse_at: sender.reply_to.as_ref().unwrap_or(&sender.email).clone(),
+            words: frame.languages().all().map(|lang| (lang.tag(), Arc::new(frame::words(lang)))).collect(),
+            frame: frame.clone(),
             fields: Arc::new(
                 BUILT_IN_FIELDS
                     .iter()
@@ -52,11 +67,37 @@ impl Shared {
 
     /// The variables of one person's mail.
     pub fn root(&self, recipient: &Recipient<'_>) -> Root {
+        let contact = recipient.contact;
+        let lang = self.frame.language(contact.locale.as_deref());
+        let topic = self.topic_names.get(lang.tag()).unwrap_or(&self.topic_name);
+        let why = self.frame.why(lang, topic, recipient.grounds, contact.timezone.as_deref());
+        let mut notice = lang.words().mail_notice.to_owned();
+        if self.rule(contact).is_some_and(|rule| rule.refuse_by_mail) {
+            // Chinese puts no blank between sentences.
+            if notice.is_ascii() || !notice.ends_with(['。', '！', '？']) {
+                notice.push(' ');
+            }
+            notice.push_str(&fill(lang.words().mail_refuse, &[("address", &self.refuse_at)]));
+        }
+        let words = self.words.get(lang.tag()).cloned().unwrap_or_default();
         Root {
             campaign: self.campaign.clone(),
-            topic: self.topic.clone(),
+            topic: Value::from(BTreeMap::from([("name", Value::from(topic.as_str()))])),
             links: links(recipient.links),
-            ..self.about(recipient.contact, recipient.now)
+            frame: Value::from_object(Frame { words, why: Value::from(why), notice: Value::from(notice) }),
+            ..self.about(contact, recipient.now)
+        }
+    }
+
+    fn rule(&self, contact: &Contact) -> Option<&'static AdRule> {
+        if self.advertising { self.frame.advertising(contact) } else { None }
+    }
+
+    /// A finished subject, with the label of advertising where the person's country wants one.
+    pub fn labelled(&self, subject: String, contact: &Contact) -> String {
+        match self.rule(contact) {
+            Some(rule) => rule.label(&subject, self.frame.language(contact.locale.as_deref())),
+            None => subject,
         }
     }
 
@@ -66,7 +107,12 @@ impl Shared {
         let about = self.about(contact, now);
         let Some(maker) = maker else { return Root { data, ..about } };
         let name = data.get_attr("topic").ok().and_then(|name| name.as_str().map(without_controls)).unwrap_or_default();
-        Root { topic: Value::from(BTreeMap::from([("name", name)])), links: links(maker), data, ..about }
+        let lang = self.frame.language(contact.locale.as_deref());
+        let words = self.words.get(lang.tag()).cloned().unwrap_or_default();
+        let why = self.frame.why(lang, &name, None, contact.timezone.as_deref());
+        let notice = Value::from(lang.words().mail_notice);
+        let frame = Value::from_object(Frame { words, why: Value::from(why), notice });
+        Root { topic: Value::from(BTreeMap::from([("name", name)])), links: links(maker), frame, data, ..about }
     }
 
     fn about(&self, contact: &Contact, now: Time) -> Root {
@@ -77,10 +123,36 @@ impl Shared {
             topic: Value::UNDEFINED,
             links: Value::UNDEFINED,
             now: Value::from_object(Moment { time: now, zone: contact.timezone.clone() }),
-            frame: Language::of(contact.locale.as_deref()).words(),
+            frame: {
+                let lang = self.frame.language(contact.locale.as_deref());
+                let words = self.words.get(lang.tag()).cloned().unwrap_or_default();
+                Value::from_object(Frame { words, why: Value::UNDEFINED, notice: Value::UNDEFINED })
+            },
             subject: Value::UNDEFINED,
             preheader: Value::UNDEFINED,
             data: Value::UNDEFINED,
+        }
+    }
+}
+
+/// The words of the frame, those of the language and those of the person.
+#[derive(Debug)]
+struct Frame {
+    words: Arc<BTreeMap<&'static str, Value>>,
+    why: Value,
+    notice: Value,
+}
+
+impl Object for Frame {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.get_value_by_str(key.as_str()?)
+    }
+
+    fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
+        match key {
+            "why" => Some(self.why.clone()),
+            "notice" => Some(self.notice.clone()),
+            word => self.words.get(word).cloned(),
         }
     }
 }

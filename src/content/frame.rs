@@ -2,12 +2,12 @@
 //! of the person who reads it.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 
 use askama::Template;
 use minijinja::Value;
 
 use super::vault::Vault;
+use crate::text::i18n::Lang;
 
 /// The layouts that come with optin.
 pub const LAYOUTS: &[&str] = &["newsletter", "promotion", "plain"];
@@ -15,72 +15,31 @@ pub const LAYOUTS: &[&str] = &["newsletter", "promotion", "plain"];
 /// and from where.
 pub const MESSAGE_LAYOUT: &str = "transactional";
 
-/// A language recipients are addressed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Language {
-    /// English, also for every language not listed here.
-    English,
-    /// 简体中文
-    SimplifiedChinese,
-    /// 繁體中文
-    TraditionalChinese,
-}
-
-/// One row per language: tag, view in browser, unsubscribe, preferences, the words before and after
-/// the topic's name, fonts.
-const WORDS: [[&str; 7]; 3] = [
-    ["en", "View in browser", "Unsubscribe", "Email preferences", "You receive this email because you subscribed to ", ".", SIMPLIFIED],
-    ["zh-Hans", "在浏览器中查看", "退订", "邮件偏好设置", "您收到这封邮件，是因为您订阅了「", "」。", SIMPLIFIED],
-    ["zh-Hant", "在瀏覽器中檢視", "取消訂閱", "電子報偏好設定", "您收到這封信，是因為您訂閱了「", "」。", TRADITIONAL],
-];
-/// The names of those columns in a template.
-const NAMES: [&str; 7] = ["lang", "view", "unsubscribe", "preferences", "because", "because_end", "fonts"];
 /// Fonts for Chinese letters, on Apple's systems, Windows and others. The same letter is drawn
 /// differently in the two scripts, so each language has its own list.
 const SIMPLIFIED: &str = "PingFang SC, Microsoft YaHei, Noto Sans CJK SC, Noto Sans SC";
 /// See [`SIMPLIFIED`].
 const TRADITIONAL: &str = "PingFang TC, Microsoft JhengHei, Noto Sans CJK TC, Noto Sans TC";
 
-impl Language {
-    /// From a contact's locale: `zh_TW`, `zh-Hant`, `zh-HK`, `zh_MO` are traditional Chinese, every
-    /// other `zh` is simplified, anything else English.
-    pub fn of(locale: Option<&str>) -> Self {
-        let tag = locale.unwrap_or_default().trim().to_ascii_lowercase().replace('_', "-");
-        let tag = tag.split(['.', '@']).next().unwrap_or_default();
-        let mut subtags = tag.split('-');
-        if !matches!(subtags.next(), Some("zh" | "cmn" | "yue")) {
-            return Language::English;
-        }
-        let subtags: Vec<&str> = subtags.collect();
-        let traditional = match () {
-            () if subtags.contains(&"hans") => false,
-            () if subtags.contains(&"hant") => true,
-            () => subtags.iter().any(|subtag| matches!(*subtag, "tw" | "hk" | "mo")),
-        };
-        if traditional { Language::TraditionalChinese } else { Language::SimplifiedChinese }
-    }
+/// Names under `frame` that a marketer's own layout may place by itself. What it leaves out, we add.
+pub(super) const FRAME_FIELDS: &[&str] = &["lang", "view", "unsubscribe", "preferences", "why", "notice"];
 
-    /// Its BCP 47 tag.
-    pub fn tag(self) -> &'static str {
-        WORDS[self as usize][0]
-    }
+/// Fonts for the letters of a language.
+pub(super) fn fonts(tag: &str) -> &'static str {
+    if tag.eq_ignore_ascii_case("zh-Hant") { TRADITIONAL } else { SIMPLIFIED }
+}
 
-    /// The fonts that draw its letters.
-    pub(super) fn fonts(self) -> &'static str {
-        WORDS[self as usize][6]
-    }
-
-    /// The words of a mail's foot: before and after the topic's name, leaving, choosing.
-    pub fn foot(self) -> [&'static str; 4] {
-        let [_, _, unsubscribe, preferences, because, because_end, _] = WORDS[self as usize];
-        [because, because_end, unsubscribe, preferences]
-    }
-
-    /// Its words, as a template sees them under `frame`.
-    pub(super) fn words(self) -> Value {
-        static VALUES: OnceLock<[Value; 3]> = OnceLock::new();
-        VALUES.get_or_init(|| WORDS.map(|row| Value::from(NAMES.into_iter().zip(row).collect::<BTreeMap<_, _>>())))[self as usize].clone()
-    }
+/// The words of a language, as a template sees them under `frame`: those that are the same for everybody.
+pub(super) fn words(lang: Lang) -> BTreeMap<&'static str, Value> {
+    let words = lang.words();
+    let values = [
+        ("lang", lang.tag()),
+        ("view", words.mail_view),
+        ("unsubscribe", words.mail_unsubscribe),
+        ("preferences", words.mail_preferences),
+        ("fonts", fonts(lang.tag())),
+    ];
+    values.into_iter().map(|(name, text)| (name, Value::from(text))).collect()
 }
 
 /// The places of a layout; each holds a kept tag of the vault, so that the layout goes through the
@@ -96,11 +55,35 @@ struct Places {
     unsubscribe_url: String,
     preferences: String,
     preferences_url: String,
-    because: String,
-    because_end: String,
-    topic: String,
+    why: String,
+    notice: String,
     sender: String,
     postal_address: String,
+    /// What of the frame is said here.
+    says: Says,
+}
+
+/// Parts of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Says {
+    /// Why the person gets the mail.
+    pub why: bool,
+    /// That they may object.
+    pub notice: bool,
+    /// How to leave.
+    pub leave: bool,
+    /// Who writes and from where.
+    pub sender: bool,
+}
+
+impl Says {
+    /// The whole frame.
+    pub const ALL: Says = Says { why: true, notice: true, leave: true, sender: true };
+
+    /// Whether there is nothing to say.
+    pub fn is_nothing(self) -> bool {
+        !(self.why || self.notice || self.leave || self.sender)
+    }
 }
 
 impl Places {
@@ -116,11 +99,11 @@ impl Places {
             unsubscribe_url: keep("links.unsubscribe"),
             preferences: keep("frame.preferences"),
             preferences_url: keep("links.preferences"),
-            because: keep("frame.because"),
-            because_end: keep("frame.because_end"),
-            topic: keep("topic.name"),
+            why: keep("frame.why"),
+            notice: keep("frame.notice"),
             sender: keep("sender.name"),
             postal_address: keep("sender.postal_address"),
+            says: Says::ALL,
         }
     }
 }
@@ -194,7 +177,13 @@ pub(super) fn around_document(vault: &mut Vault) -> (String, String) {
     (strip.expect("writing to a string does not fail"), footer.expect("writing to a string does not fail"))
 }
 
-/// The same for a message: who writes, and with `leave` how to leave its topic.
+/// What a marketer's own layout does not say itself, at its end.
+pub(super) fn what_is_missing(says: Says, vault: &mut Vault) -> String {
+    let places = Places { says, ..Places::new(vault) };
+    Footer { places }.render().expect("writing to a string does not fail")
+}
+
+/// The same for a message: who writes, and with `leave` why it comes and how to leave its topic.
 pub(super) fn after_message(leave: bool, vault: &mut Vault) -> String {
     let signature = Signature { places: Places::new(vault), leave }.render();
     signature.expect("writing to a string does not fail")
@@ -211,37 +200,4 @@ pub(super) fn preheader(vault: &mut Vault) -> String {
     format!(
         "<div style=\"display:none;font-size:1px;line-height:1px;max-height:0;max-width:0;opacity:0;overflow:hidden;mso-hide:all\">{text}{padding}</div>"
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locales_find_their_language() {
-        use Language::*;
-        for (locale, language) in [
-            ("zh_TW", TraditionalChinese),
-            ("zh-TW", TraditionalChinese),
-            ("zh-Hant", TraditionalChinese),
-            ("zh_HK", TraditionalChinese),
-            ("zh_TW.UTF-8", TraditionalChinese),
-            ("zh-Hant-TW", TraditionalChinese),
-            ("zh-Hans-HK", SimplifiedChinese),
-            ("zh", SimplifiedChinese),
-            ("zh_CN", SimplifiedChinese),
-            ("ZH-HANS", SimplifiedChinese),
-            ("en-GB", English),
-            ("de", English),
-            ("", English),
-        ] {
-            assert_eq!(Language::of(Some(locale)), language, "{locale}");
-        }
-        assert_eq!(Language::of(None), English);
-    }
-
-    #[test]
-    fn every_language_has_every_word() {
-        assert!(WORDS.iter().flatten().all(|word| !word.is_empty()));
-    }
 }

@@ -5,11 +5,12 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use sha2::{Digest, Sha256};
 
+use super::lawful::FrameSettings;
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
 use super::system::SystemText;
 use super::vault::Vault;
 use super::{ContentProblem, Lane, LinkMaker, Mail, Part, Prepared, RenderError, context, plain_text, render};
-use crate::campaign::{Definition, DeliverySettings};
+use crate::campaign::{Definition, DeliverySettings, TopicFrame};
 use crate::clock::Time;
 use crate::config::{BodyKind, Config, MessageTemplate, Sender};
 use crate::contact::{Contact, Schema};
@@ -126,7 +127,11 @@ pub enum PreparedMessage {
 }
 
 /// Prepares a message's content, or answers everything that is wrong with it.
-pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Result<PreparedMessage, Vec<ContentProblem>> {
+pub fn prepare_message(
+    definition: &MessageDefinition,
+    schema: &Schema,
+    frame: &FrameSettings,
+) -> Result<PreparedMessage, Vec<ContentProblem>> {
     match definition {
         MessageDefinition::Template { name, subject, preheader, layout, layout_text, body, body_kind, sender, welcome } => {
             // Campaign, topic and tracking are what a message has not; the lane keeps templates from using them.
@@ -145,9 +150,10 @@ pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Resul
                 track_opens: false,
                 track_clicks: false,
                 delivery: DeliverySettings::default(),
+                topic_frame: TopicFrame::default(),
             };
             let lane = if *welcome { Lane::Welcomes } else { Lane::Messages };
-            Ok(PreparedMessage::Template(Box::new(prepare_for(lane, &definition, schema)?)))
+            Ok(PreparedMessage::Template(Box::new(prepare_for(lane, &definition, schema, frame)?)))
         }
         MessageDefinition::System { sender } => Ok(PreparedMessage::System(sender.clone())),
         MessageDefinition::Inline { subject, html, text, .. } => {

@@ -16,7 +16,9 @@ mod check;
 mod context;
 mod environment;
 mod frame;
+mod lawful;
 mod links;
+pub mod lint;
 mod markdown;
 mod markup;
 pub mod message;
@@ -30,12 +32,14 @@ mod template;
 mod tests;
 mod vault;
 
-pub use frame::{LAYOUTS, Language, MESSAGE_LAYOUT};
+pub use frame::{LAYOUTS, MESSAGE_LAYOUT};
+pub use lawful::FrameSettings;
 pub use links::MAX_LINKS;
 pub use prepare::{Prepared, prepare};
 pub use problem::{ContentProblem, Part, RenderError};
 
 use crate::clock::Time;
+use crate::consent::Grounds;
 use crate::contact::Contact;
 
 /// Which of the two kinds of mail a content is for.
@@ -99,6 +103,8 @@ pub struct Recipient<'a> {
     pub contact: &'a Contact,
     /// Their links.
     pub links: &'a dyn LinkMaker,
+    /// When and where they subscribed, where that is known.
+    pub grounds: Option<&'a Grounds>,
     /// The moment of rendering.
     pub now: Time,
 }

@@ -4,6 +4,8 @@ use minijinja::{Environment, Value};
 
 use super::context::{Root, Shared};
 use super::environment::{self, HTML, PREHEADER, SUBJECT, TEXT};
+use super::frame::Says;
+use super::lawful::FrameSettings;
 use super::links::{self, Inserts, Rewritten};
 use super::problem::{ContentProblem, Part, RenderError};
 use super::template::Kind;
@@ -32,16 +34,26 @@ pub struct Prepared {
 }
 
 /// Prepares a campaign's content, or answers everything that is wrong with it.
-pub fn prepare(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
-    prepare_for(Lane::Campaigns, definition, schema)
+pub fn prepare(definition: &Definition, schema: &Schema, frame: &FrameSettings) -> Result<Prepared, Vec<ContentProblem>> {
+    prepare_for(Lane::Campaigns, definition, schema, frame)
 }
 
 /// Prepares the content of one of the two lanes.
-pub(super) fn prepare_for(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
-    prepare_normalised(lane, &normalised(definition), schema).map_err(|problems| on_disk(definition, problems))
+pub(super) fn prepare_for(
+    lane: Lane,
+    definition: &Definition,
+    schema: &Schema,
+    frame: &FrameSettings,
+) -> Result<Prepared, Vec<ContentProblem>> {
+    prepare_normalised(lane, &normalised(definition), schema, frame).map_err(|problems| on_disk(definition, problems))
 }
 
-fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+fn prepare_normalised(
+    lane: Lane,
+    definition: &Definition,
+    schema: &Schema,
+    settings: &FrameSettings,
+) -> Result<Prepared, Vec<ContentProblem>> {
     let mut environment = environment::sandbox();
     if lane != Lane::Campaigns {
         // What a caller may leave out of `data` is false in `{% if %}`; printing it is still a mistake.
@@ -58,7 +70,7 @@ fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> R
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
     let (has_preheader, inserts) = inserts(lane, definition, &document, &mut vault);
     let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &definition.body, &mut vault)?;
-    let problems = check_result(lane, definition, &html, &vault);
+    let problems = check_result(definition, &html, &vault);
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -73,7 +85,7 @@ fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> R
     for (name, part, source) in templates {
         environment.add_template_owned(name, source).map_err(|error| vec![torn_apart(part, &error)])?;
     }
-    Ok(Prepared { environment, shared: Shared::new(definition, schema), links, has_preheader })
+    Ok(Prepared { environment, shared: Shared::new(definition, schema, settings), links, has_preheader })
 }
 
 impl Prepared {
@@ -84,7 +96,7 @@ impl Prepared {
 
     /// Writes the mail of one person. An error concerns this person only.
     pub fn render(&self, recipient: &Recipient<'_>) -> Result<Mail, RenderError> {
-        self.write(self.shared.root(recipient), recipient.links)
+        self.write(self.shared.root(recipient), recipient.links, |subject| self.shared.labelled(subject, recipient.contact))
     }
 
     /// Writes a message, which has `data`, and links of its own only where people subscribed to it.
@@ -95,10 +107,10 @@ impl Prepared {
         links: Option<&dyn LinkMaker>,
         now: Time,
     ) -> Result<Mail, RenderError> {
-        self.write(self.shared.message_root(contact, data, links, now), links.unwrap_or(&NoLinks))
+        self.write(self.shared.message_root(contact, data, links, now), links.unwrap_or(&NoLinks), |subject| subject)
     }
 
-    fn write(&self, mut root: Root, links: &dyn LinkMaker) -> Result<Mail, RenderError> {
+    fn write(&self, mut root: Root, links: &dyn LinkMaker, label: impl Fn(String) -> String) -> Result<Mail, RenderError> {
         let evaluate = |name: &str, part: Part, limit: usize, root: &Root| {
             let rendered = self
                 .environment
@@ -108,7 +120,7 @@ impl Prepared {
             too_long(part, rendered.len(), limit)?;
             Ok(rendered)
         };
-        let subject = render::one_line(&evaluate(SUBJECT, Part::Subject, MAX_LINE_BYTES, &root)?);
+        let subject = label(render::one_line(&evaluate(SUBJECT, Part::Subject, MAX_LINE_BYTES, &root)?));
         let preheader = match self.has_preheader {
             true => render::one_line(&evaluate(PREHEADER, Part::Preheader, MAX_LINE_BYTES, &root)?),
             false => String::new(),
@@ -243,8 +255,18 @@ fn vault_for(definition: &Definition) -> Vault {
 /// A whole HTML document with kept tags.
 struct Document {
     html: String,
-    /// It is the marketer's own and gets our frame around its content.
-    needs_frame: bool,
+    frame: DocumentFrame,
+}
+
+/// Where a document has its frame from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DocumentFrame {
+    /// From a layout of ours.
+    Built,
+    /// A body that is a whole document gets ours around its content.
+    Around,
+    /// A layout of the marketer's own: we add what it lacks.
+    Own,
 }
 
 fn document(lane: Lane, definition: &Definition, vault: &mut Vault, problems: &mut Vec<ContentProblem>) -> Option<Document> {
@@ -271,9 +293,12 @@ fn document(lane: Lane, definition: &Definition, vault: &mut Vault, problems: &m
     match &definition.layout_text {
         Some(layout) => own_layout(layout, &body, vault, problems),
         None if definition.body_kind != BodyKind::Markdown && markup::is_document(&body) => {
-            Some(Document { html: body, needs_frame: true })
+            Some(Document { html: body, frame: DocumentFrame::Around })
         }
-        None => frame::layout(&definition.layout, &body, lane == Lane::Welcomes, vault).map(|html| Document { html, needs_frame: false }),
+        None => {
+            let document = frame::layout(&definition.layout, &body, lane == Lane::Welcomes, vault);
+            document.map(|html| Document { html, frame: DocumentFrame::Built })
+        }
     }
 }
 
@@ -304,7 +329,7 @@ fn own_layout(layout: &str, body: &str, vault: &mut Vault, problems: &mut Vec<Co
     let comment = format!("<!--{word}-->");
     let html = if html.contains(&comment) { html.replacen(&comment, &inside, 1) } else { html.replacen(&word, &inside, 1) };
     let html = if styles.is_empty() { html } else { insert_styles(&html, &styles) };
-    Some(Document { html, needs_frame: false })
+    Some(Document { html, frame: DocumentFrame::Own })
 }
 
 fn insert_styles(html: &str, styles: &str) -> String {
@@ -330,17 +355,22 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
     let layout_shows_it = definition.layout_text.as_deref().is_some_and(|layout| check::uses_root(layout, "preheader"));
     let mut start = if has_preheader && !layout_shows_it { frame::preheader(vault) } else { String::new() };
     let mut end = String::new();
-    match (document.needs_frame, lane) {
-        (true, Lane::Campaigns) => {
+    match (document.frame, lane) {
+        (DocumentFrame::Around, Lane::Campaigns) => {
             let (strip, footer) = frame::around_document(vault);
             start.push_str(&strip);
             end.push_str(&footer);
         }
-        (true, Lane::Messages) => end.push_str(&frame::after_message(false, vault)),
-        (true, Lane::Welcomes) => end.push_str(&frame::after_message(true, vault)),
+        (DocumentFrame::Around, Lane::Messages) => end.push_str(&frame::after_message(false, vault)),
         // A layout of one's own knows nothing of leaving: the same template may be a plain message.
-        (false, Lane::Welcomes) if definition.layout_text.is_some() => end.push_str(&frame::after_message(true, vault)),
-        (false, _) => {}
+        (DocumentFrame::Around | DocumentFrame::Own, Lane::Welcomes) => end.push_str(&frame::after_message(true, vault)),
+        (DocumentFrame::Own, Lane::Campaigns) => {
+            let missing = missing_in(definition, &document.html, vault);
+            if !missing.is_nothing() {
+                end.push_str(&frame::what_is_missing(missing, vault));
+            }
+        }
+        (DocumentFrame::Own, Lane::Messages) | (DocumentFrame::Built, _) => {}
     }
     if definition.track_opens {
         end.push_str(&links::pixel(vault));
@@ -348,15 +378,42 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
     (has_preheader, Inserts { start, end, lang: vault.keep_expression("frame.lang") })
 }
 
+/// What of the frame a marketer's own layout does not say to everybody: under a condition, or within a comment, does
+/// not count.
+fn missing_in(definition: &Definition, html: &str, vault: &Vault) -> Says {
+    let mut says = Says { why: false, notice: false, leave: false, sender: html.contains(definition.sender.postal_address.trim()) };
+    let mut depth = 0_usize;
+    let mut before = "";
+    for piece in vault.pieces(html) {
+        match piece {
+            Piece::Text(text) => before = text,
+            Piece::Tag { index, .. } => {
+                let item = vault.item(index);
+                if item.kind == Kind::Block && item.group.is_some() {
+                    let keyword = item.source.trim_start_matches(['{', '%', '-', '+']).trim_start();
+                    match keyword {
+                        keyword if keyword.starts_with("end") => depth = depth.saturating_sub(1),
+                        keyword if keyword.starts_with("else") || keyword.starts_with("elif") => {}
+                        _ => depth += 1,
+                    }
+                } else if depth == 0 && item.kind == Kind::Expression && !before.ends_with("<!--") {
+                    let uses = |object: &str, field: &str| check::uses(&item.source, object, field);
+                    says.why |= uses("frame", "why");
+                    says.notice |= uses("frame", "notice");
+                    says.leave |= uses("links", "unsubscribe") && before.trim_end_matches(['"', '\'']).ends_with("href=");
+                    says.sender |= uses("sender", "postal_address");
+                }
+                before = "";
+            }
+        }
+    }
+    Says { why: !says.why, notice: !says.notice, leave: !says.leave, sender: !says.sender }
+}
+
 /// What can only be seen in the finished HTML.
-fn check_result(lane: Lane, definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
+fn check_result(definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
     let mut problems = Vec::new();
     let present: std::collections::BTreeSet<usize> = vault.indexes(html).into_iter().collect();
-    let can_leave = lane != Lane::Campaigns || definition.layout_text.is_none();
-    if !can_leave && !present.iter().any(|index| check::uses(&vault.item(*index).source, "links", "unsubscribe")) {
-        let hint = "add `<a href=\"{{ links.unsubscribe }}\">Unsubscribe</a>` to the layout";
-        problems.push(ContentProblem::new(Part::Layout, None, "the mail has no unsubscribe link", hint));
-    }
     for (part, source) in [(Part::Body, Some(&definition.body)), (Part::Layout, definition.layout_text.as_ref())] {
         let Some(source) = source else { continue };
         let lost = (0..vault.len())

@@ -5,7 +5,7 @@
 use askama::Template;
 use serde::{Deserialize, Serialize};
 
-use super::{Language, LinkMaker, Mail};
+use super::{LinkMaker, Mail, frame};
 use crate::config::Sender;
 use crate::text::i18n::Lang;
 
@@ -129,7 +129,7 @@ impl SystemText {
             preferences: &words.preferences,
             preferences_url: links.preferences(),
         });
-        let fonts = format!("-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,{},sans-serif", Language::of(Some(&text.lang)).fonts());
+        let fonts = format!("-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,{},sans-serif", frame::fonts(&text.lang));
         let plain = plain(&text, sender, leave.as_ref());
         let page = Page { text: &text, sender, leave, fonts: &fonts };
         let html = page.render().expect("writing into memory does not fail");

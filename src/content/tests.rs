@@ -36,6 +36,10 @@ fn schema() -> Schema {
     Schema::new(&types.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect::<BTreeMap<_, _>>())
 }
 
+fn prepare(definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
+    super::prepare(definition, schema, &FrameSettings::default())
+}
+
 fn definition(layout: &str, body: &str) -> Definition {
     Definition {
         campaign: "weekly".to_owned(),
@@ -57,6 +61,7 @@ fn definition(layout: &str, body: &str) -> Definition {
         track_opens: true,
         track_clicks: true,
         delivery: Default::default(),
+        topic_frame: Default::default(),
     }
 }
 
@@ -85,7 +90,7 @@ fn now() -> Time {
 }
 
 fn try_write(definition: &Definition, contact: &Contact) -> Result<Mail, RenderError> {
-    prepare(definition, &schema()).unwrap().render(&Recipient { contact, links: &Links, now: now() })
+    prepare(definition, &schema()).unwrap().render(&Recipient { contact, links: &Links, grounds: None, now: now() })
 }
 
 fn write(definition: &Definition, contact: &Contact) -> Mail {
@@ -285,7 +290,7 @@ fn naughty_values_come_out_harmless_everywhere() {
     let skeleton = |html: &str| html.matches('<').count();
     let render = |city: &str| {
         let person = Contact { attributes: BTreeMap::from([("city".to_owned(), AttributeValue::Text(city.to_owned()))]), ..contact() };
-        prepared.render(&Recipient { contact: &person, links: &Links, now: now() }).unwrap()
+        prepared.render(&Recipient { contact: &person, links: &Links, grounds: None, now: now() }).unwrap()
     };
     let harmless = render("x");
     for value in naughty {
@@ -357,7 +362,7 @@ fn an_address_that_is_a_field_must_lead_to_the_web() {
         assert_eq!(with(bad).unwrap_err().part, Part::Body, "{bad}");
     }
     assert!(try_write(&definition, &contact()).unwrap_err().message.contains("http or https"));
-    let fixed = super::prepare(&Definition { body: "[a](javascript:alert(1))".to_owned(), ..definition.clone() }, &schema()).unwrap_err();
+    let fixed = prepare(&Definition { body: "[a](javascript:alert(1))".to_owned(), ..definition.clone() }, &schema()).unwrap_err();
     assert!(fixed[0].message.contains("`javascript:`") && fixed[0].span == Some(4..23), "{fixed:?}");
 }
 
@@ -508,12 +513,80 @@ fn a_layout_of_ones_own_holds_the_body_and_must_let_people_leave() {
     ] {
         assert!(mail.html.contains(expected), "{expected} not in\n{}", mail.html);
     }
-    definition.layout_text = Some("<body>{{ content }}</body>".to_owned());
-    assert!(problems(&definition)[0].2.contains("no unsubscribe link"));
     definition.layout_text = Some("<body><!-- {{ links.unsubscribe }} --><a href=\"{{ links.unsubscribe }}\">x</a></body>".to_owned());
     assert!(problems(&definition)[0].2.contains("0 times"));
     definition.layout_text = Some("<body>{{ content | nope }}</body>".to_owned());
     assert_eq!(problems(&definition)[0].1, "nope");
+}
+
+#[test]
+fn a_layout_of_ones_own_gets_what_it_does_not_say_to_everybody() {
+    let why = "You receive this email because you subscribed to Tea letter.";
+    let notice = "You have the right to object";
+    let leave = "https://n.example/u/U";
+    let address = "1 Leaf Street, Taipei";
+    let counts = |layout: &str| {
+        let definition = Definition { layout_text: Some(layout.to_owned()), ..definition("mine", "Hi") };
+        let mail = write(&definition, &contact());
+        let of = |part: &str| [why, notice, leave, address].map(|what| part.matches(what).count());
+        (of(&mail.html), of(&mail.text))
+    };
+    let once = ([1; 4], [1; 4]);
+    let say = |what: &str| format!("<body>{{{{ content }}}}{what}</body>");
+    assert_eq!(counts(&say("")), once, "nothing");
+    assert_eq!(counts(&say("<p>{{ frame.why }}</p><p>{{ frame.notice }}</p>")), once, "the frame's words");
+    assert_eq!(counts(&say("<a href=\"{{ links.unsubscribe }}\">Leave</a><p>{{ sender.postal_address }}</p>")), once, "link and address");
+    assert_eq!(counts(&say("<p>1 Leaf Street, Taipei</p>")), once, "the address as text");
+    // What stands under a condition reaches not everybody, and what stands in a comment nobody.
+    let hidden = say("{% if contact.vip %}<a href=\"{{ links.unsubscribe }}\">Leave</a>{% endif %}<!-- {{ frame.why }} -->");
+    let (html, text) = counts(&hidden);
+    assert_eq!((html[2], text[2], text[0]), (2, 2, 1));
+}
+
+#[test]
+fn a_mail_says_since_when_and_where_its_reader_subscribed() {
+    let subscribed =
+        |source: &str, double| Grounds { since: Time::parse("2026-11-30T20:00:00Z").unwrap(), source: source.to_owned(), double };
+    let say = |grounds: &Grounds, locale: &str| {
+        let person = Contact { locale: Some(locale.to_owned()), ..contact() };
+        let prepared = prepare(&definition("plain", "x"), &schema()).unwrap();
+        let recipient = Recipient { contact: &person, links: &Links, grounds: Some(grounds), now: now() };
+        let mail = prepared.render(&recipient).unwrap();
+        let line = mail.text.lines().find(|line| line.contains("Tea letter")).unwrap().to_owned();
+        assert!(mail.html.contains(&line.replace('<', "&lt;").replace('>', "&gt;")), "{line}");
+        line
+    };
+    let import = subscribed("shop checkout 2026 <b>", false);
+    assert_eq!(
+        say(&import, "en"),
+        "You receive this email because you subscribed to Tea letter on 1 December 2026 at shop checkout 2026 <b>."
+    );
+    assert_eq!(say(&import, "zh-TW"), "您收到這封信，是因為您於2026年12月1日透過「shop checkout 2026 <b>」訂閱了「Tea letter」。");
+    assert_eq!(say(&subscribed("cli", false), "de"), "You receive this email because you subscribed to Tea letter on 1 December 2026.");
+    assert_eq!(
+        say(&subscribed("fair", true), "zh-CN"),
+        "您收到这封邮件，是因为您通过“fair”订阅了“Tea letter”，并于2026年12月1日通过邮件确认。"
+    );
+}
+
+#[test]
+fn advertising_is_labelled_for_whom_the_law_wants_it() {
+    let mut definition = definition("newsletter", "x");
+    definition.subject = "{{ contact.first_name | default('Tea') }}".to_owned();
+    let subject = |definition: &Definition, locale: &str| {
+        let person = Contact { locale: Some(locale.to_owned()), ..contact() };
+        let mail = write(definition, &person);
+        assert!(mail.html.contains(&format!("<title>{}</title>", mail.subject)), "{}", mail.html);
+        let refuse = mail.text.contains("letters@tea.example");
+        (mail.subject, refuse)
+    };
+    assert_eq!(subject(&definition, "zh-CN"), ("Ana".to_owned(), false), "no advertising");
+    definition.topic_frame.advertising = true;
+    assert_eq!(subject(&definition, "zh-CN"), ("广告 Ana".to_owned(), true));
+    assert_eq!(subject(&definition, "en-CN"), ("AD Ana".to_owned(), true));
+    assert_eq!(subject(&definition, "zh-TW"), ("Ana".to_owned(), false));
+    definition.subject = "【广告】{{ contact.first_name }}".to_owned();
+    assert_eq!(subject(&definition, "zh-CN"), ("【广告】Ana".to_owned(), true));
 }
 
 #[test]
@@ -633,8 +706,8 @@ proptest! {
         let person = Contact { attributes: BTreeMap::from([("city".to_owned(), AttributeValue::Text(value.clone()))]), ..contact() };
         let empty = Contact { attributes: BTreeMap::new(), ..contact() };
         let prepared = prepare(&definition, &schema()).unwrap();
-        let mail = prepared.render(&Recipient { contact: &person, links: &Links, now: now() });
-        let reference = prepared.render(&Recipient { contact: &empty, links: &Links, now: now() }).unwrap();
+        let mail = prepared.render(&Recipient { contact: &person, links: &Links, grounds: None, now: now() });
+        let reference = prepared.render(&Recipient { contact: &empty, links: &Links, grounds: None, now: now() }).unwrap();
         if let Ok(mail) = mail {
             prop_assert_eq!(mail.html.matches('<').count(), reference.html.matches('<').count());
             prop_assert_eq!(mail.html.matches('"').count(), reference.html.matches('"').count());
@@ -647,7 +720,7 @@ proptest! {
     fn any_body_is_prepared_or_refused_without_a_panic(source in any::<String>(), kind in 0..3) {
         let kind = [BodyKind::Markdown, BodyKind::Html, BodyKind::Mjml][kind as usize];
         if let Ok(prepared) = prepare(&Definition { body_kind: kind, ..definition("newsletter", &source) }, &schema()) {
-            let _ = prepared.render(&Recipient { contact: &contact(), links: &Links, now: now() });
+            let _ = prepared.render(&Recipient { contact: &contact(), links: &Links, grounds: None, now: now() });
         }
     }
 
@@ -659,7 +732,7 @@ proptest! {
         let kind = [BodyKind::Markdown, BodyKind::Html][kind as usize];
         let source = pieces.concat();
         if let Ok(prepared) = prepare(&Definition { body_kind: kind, ..definition("newsletter", &source) }, &schema()) {
-            let mail = prepared.render(&Recipient { contact: &contact(), links: &Links, now: now() });
+            let mail = prepared.render(&Recipient { contact: &contact(), links: &Links, grounds: None, now: now() });
             if let Ok(mail) = mail {
                 prop_assert!(!mail.html.contains("zqaj") && !mail.text.contains("zqaj"), "{}", mail.html);
             }
@@ -693,7 +766,7 @@ fn pictures() {
 fn cost_of_one_mail() {
     let prepared = prepare(&definition("newsletter", &NEWSLETTER.repeat(3)), &schema()).unwrap();
     let person = contact();
-    let recipient = Recipient { contact: &person, links: &Links, now: now() };
+    let recipient = Recipient { contact: &person, links: &Links, grounds: None, now: now() };
     let bytes = prepared.render(&recipient).unwrap().html.len();
     let start = std::time::Instant::now();
     for _ in 0..5_000 {

@@ -131,6 +131,10 @@ impl Languages {
                     problems.push(problem(span, format!("no page or mail has a text `{key}`"), hint));
                     continue;
                 };
+                if key == "mail_months" && text.split(',').filter(|month| !month.trim().is_empty()).count() != 12 {
+                    let hint = "write the twelve names of months with commas between them".to_owned();
+                    problems.push(problem(span.clone(), "`mail_months` does not name twelve months".to_owned(), hint));
+                }
                 if places(original) != places(&text) {
                     let message = format!("`{key}` does not fill in what the English text does");
                     problems.push(problem(span, message, format!("the English text is: {original}")));
@@ -504,6 +508,24 @@ words! {
     proof_standing_subscribed,
     proof_standing_paused,
     proof_standing_unsubscribed,
+    // The frame of mails
+    mail_view,
+    mail_unsubscribe,
+    mail_preferences,
+    /// Why somebody gets a mail: nothing else known; since when; and where; and confirmed by a link.
+    mail_because,
+    mail_because_on,
+    mail_because_at,
+    mail_because_confirmed,
+    mail_place_form,
+    mail_place_page,
+    /// That they may object.
+    mail_notice,
+    /// Where else to refuse advertising.
+    mail_refuse,
+    mail_date,
+    /// Twelve, with commas between them.
+    mail_months,
 }
 
 #[cfg(test)]

@@ -156,7 +156,10 @@ impl ViewSource for Views {
             let Some((run_id, contact_id)) = delivery::ops::about(db, delivery_id).await? else { return Ok(None) };
             let Some(contact) = contact::sql::by_ids(db, &instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
             let Some(context) = self.context(run_id).await? else { return Ok(None) };
-            let mail = worker::render_again(instance, &context, &contact, delivery_id, instance.clock.now())?;
+            let mut tx = instance.db.begin_read().await?;
+            let grounds = consent::grounds(&mut tx, context.run.topic_id, &[contact_id]).await?.remove(&contact_id);
+            tx.rollback().await?;
+            let mail = worker::render_again(instance, &context, &contact, grounds.as_ref(), delivery_id, instance.clock.now())?;
             Ok(Some(mail.html))
         })
     }

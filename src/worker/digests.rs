@@ -9,8 +9,8 @@ use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::collected::{self, Due};
 use crate::consent::{self, Frequency};
 use crate::contact::{self, Contact};
+use crate::content::LinkMaker as _;
 use crate::content::system::{Entry, LeaveWords, SystemText};
-use crate::content::{Language, LinkMaker as _};
 use crate::db::Tx;
 use crate::delivery::engine::RunContext;
 use crate::delivery::links::DeliveryLinks;
@@ -110,7 +110,7 @@ async fn write(
 
 /// A letter's line: its subject as this person would have got it, its day, the page that shows it.
 fn entry(instance: &Instance, context: &RunContext, person: &Contact, mail: &Collected, now: Time) -> Option<Entry> {
-    let rendered = super::render_again(instance, context, person, mail.delivery_id, now);
+    let rendered = super::render_again(instance, context, person, None, mail.delivery_id, now);
     let subject = match rendered {
         Ok(rendered) => rendered.subject,
         Err(error) => {
@@ -140,10 +140,9 @@ fn text(lang: Lang, frequency: Frequency, name: &str, list: &str, entries: Vec<E
         Frequency::Weekly => words.digest_weekly,
         Frequency::Monthly => words.digest_monthly,
     };
-    let [because, because_end, unsubscribe, _] = Language::of(Some(lang.tag())).foot();
     let leave = LeaveWords {
-        because: format!("{because}{name}{because_end}"),
-        unsubscribe: unsubscribe.to_owned(),
+        because: fill(words.mail_because, &[("topic", name)]),
+        unsubscribe: words.mail_unsubscribe.to_owned(),
         preferences: words.digest_each.to_owned(),
     };
     let left_out = count - i64::try_from(entries.len()).unwrap_or(i64::MAX);

@@ -23,7 +23,7 @@ pub(super) fn definition_of(run: &Run) -> Result<Definition, RunError> {
 /// A stored run, ready to be rendered.
 pub fn prepare_context(instance: &Instance, run: &Run) -> Result<RunContext, RunError> {
     let definition = definition_of(run)?;
-    let content = content::prepare(&definition, &instance.schema)
+    let content = content::prepare(&definition, &instance.schema, &instance.frame)
         .map_err(|problems| RunError::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     Ok(RunContext { run: run.clone(), envelope: Envelope::new(&definition), definition, content: Arc::new(content) })
 }
@@ -73,6 +73,7 @@ pub fn render_again(
     instance: &Instance,
     context: &RunContext,
     contact: &contact::Contact,
+    grounds: Option<&consent::Grounds>,
     delivery_id: i64,
     now: Time,
 ) -> Result<content::Mail, content::RenderError> {
@@ -84,12 +85,12 @@ pub fn render_again(
         topic_id: context.run.topic_id,
         track_opens: false,
     };
-    context.content.render(&Recipient { contact, links: &links, now })
+    context.content.render(&Recipient { contact, links: &links, grounds, now })
 }
 
 /// The links of a campaign, numbered as in its content: position, address, name.
 pub(super) fn links_of(definition: &Definition, instance: &Instance) -> Result<Vec<(i64, String, String)>, RunError> {
-    let prepared = content::prepare(definition, &instance.schema)
+    let prepared = content::prepare(definition, &instance.schema, &instance.frame)
         .map_err(|problems| RunError::Refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
     Ok(prepared.links().iter().map(|link| (link.position, link.url.clone(), link.name.clone())).collect())
 }

@@ -23,7 +23,7 @@ pub(super) fn of(instance: &Instance) -> Result<Sender, RunError> {
         entropy: instance.entropy.clone(),
         keys: instance.keys.clone(),
         message_accepted: instance.message_accepted.clone(),
-        composer: Composer::new(instance.schema.clone()),
+        composer: Composer::new(instance.schema.clone(), instance.frame.clone()),
         signers: instance.signers.clone(),
         schema: instance.schema.clone(),
         site: config.site.url.value.clone(),

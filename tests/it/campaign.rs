@@ -35,6 +35,7 @@ fn definition() -> Definition {
         track_opens: false,
         track_clicks: false,
         delivery: Default::default(),
+        topic_frame: Default::default(),
     }
 }
 

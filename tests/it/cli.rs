@@ -31,6 +31,7 @@ const COMMANDS: &[&str] = &[
     "segment list",
     "segment count",
     "segment members",
+    "lint",
     "preview",
     "test",
     "send",

@@ -66,8 +66,9 @@ fn real_templates_are_prepared_or_refused_with_a_reason() {
             track_opens: true,
             track_clicks: true,
             delivery: Default::default(),
+            topic_frame: Default::default(),
         };
-        match optin::content::prepare(&definition, &Schema::default()) {
+        match optin::content::prepare(&definition, &Schema::default(), &optin::content::FrameSettings::default()) {
             Ok(_) => prepared += 1,
             Err(problems) => {
                 assert!(problems.iter().all(|problem| !problem.message.is_empty()), "{}", file.display());

@@ -6,7 +6,7 @@ use optin::campaign::Definition;
 use optin::clock::Time;
 use optin::config::{Config, Environment, load};
 use optin::contact::{AttributeValue, Contact, Schema};
-use optin::content::{LinkMaker, Mail, Recipient, prepare};
+use optin::content::{FrameSettings, LinkMaker, Mail, Recipient, prepare};
 
 use crate::support::process::repository;
 
@@ -55,8 +55,9 @@ fn contact(first_name: Option<&str>, locale: Option<&str>, attributes: &[(&str, 
 
 fn mail(config: &Config, campaign: &str, contact: &Contact) -> Mail {
     let definition = Definition::new(config, &config.campaigns[campaign]);
-    let prepared = prepare(&definition, &Schema::new(&config.attributes)).unwrap_or_else(|problems| panic!("{campaign}: {problems:#?}"));
-    let recipient = Recipient { contact, links: &Links, now: Time::parse("2026-04-21T01:00:00Z").unwrap() };
+    let prepared = prepare(&definition, &Schema::new(&config.attributes), &FrameSettings::default())
+        .unwrap_or_else(|problems| panic!("{campaign}: {problems:#?}"));
+    let recipient = Recipient { contact, links: &Links, grounds: None, now: Time::parse("2026-04-21T01:00:00Z").unwrap() };
     prepared.render(&recipient).unwrap_or_else(|error| panic!("{campaign}: {error}"))
 }
 
@@ -88,7 +89,7 @@ fn every_campaign_reads_well_in_three_languages() {
 fn the_spring_letter_has_links_worth_tracking() {
     let config = example();
     let definition = Definition::new(&config, &config.campaigns["spring-leaves"]);
-    let prepared = prepare(&definition, &Schema::new(&config.attributes)).unwrap();
+    let prepared = prepare(&definition, &Schema::new(&config.attributes), &FrameSettings::default()).unwrap();
     assert!(prepared.links().len() >= 12, "four and more in each language");
 }
 

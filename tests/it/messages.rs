@@ -283,7 +283,7 @@ on_each_database! {
         let found = load(&mut tx, &[id(&sent), id(&inline), id(&text), 9]).await.unwrap();
         assert_eq!(found.len(), 3);
         let contact = by_email_key(&mut tx, &Schema::default(), "mei@tea.example").await.unwrap().unwrap();
-        let composer = Composer::new(Schema::default());
+        let composer = Composer::new(Schema::default(), Default::default());
         let now = Time::parse("2026-12-01T09:00:00Z").unwrap();
         let compose = |id: i64, at: Time| composer.compose(&found[&id], &contact, found[&id].delivery_id, None, at).unwrap();
         let mail = compose(id(&sent), now);
@@ -386,7 +386,7 @@ fn the_example_reads_well_in_both_languages() {
         let found = load(&mut tx, &ids).await.unwrap();
         let schema = Schema::new(&shop.load().unwrap().attributes);
         let contact = by_email_key(&mut tx, &schema, "mei@tea.example").await.unwrap().unwrap();
-        let composer = Composer::new(schema);
+        let composer = Composer::new(schema, Default::default());
         let mut out = String::new();
         for id in ids {
             let mail = composer.compose(&found[&id], &contact, 1, None, Time::from_millis(0)).unwrap();

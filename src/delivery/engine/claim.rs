@@ -9,7 +9,7 @@ use super::lane::Lane;
 use super::status::Wait;
 use super::{RunContext, Shared};
 use crate::clock::{SECOND, Time};
-use crate::consent::Permit;
+use crate::consent::{Permit, grounds};
 use crate::contact::Contact;
 use crate::db::{DbError, Tx};
 use crate::delivery::journal::{Go, skipped};
@@ -125,6 +125,13 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         let taken = Permit::take(&mut tx, topic_id, &people).await?;
         permits.extend(taken.into_iter().map(|(contact_id, permit)| ((wish.run_id(), contact_id), permit)));
     }
+    // Why each of them gets the mail, as the mail will say.
+    let mut reasons = HashMap::new();
+    for (wish, rows) in wishes.iter().zip(&rows).filter(|(_, rows)| !rows.is_empty()) {
+        let people: Vec<i64> = rows.iter().map(|row| row.contact_id).collect();
+        let found = grounds(&mut tx, wish.context.run.topic_id, &people).await?;
+        reasons.extend(found.into_iter().map(|(contact_id, grounds)| ((wish.run_id(), contact_id), grounds)));
+    }
     tx.commit().await?;
     crate::fault::point("claimed");
     for (wish, rows) in wishes.iter().zip(rows) {
@@ -139,6 +146,7 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
                     attempt: row.attempt,
                     provider: wish.provider.clone(),
                     permit: Arc::new(permit),
+                    grounds: reasons.remove(&(wish.run_id(), row.contact_id)),
                     contact,
                     what: What::Campaign(wish.context.clone()),
                     relay: wish.lane.relay.clone(),

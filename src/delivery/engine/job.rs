@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::pool::Slot;
 use super::{Relay, RunContext, Sender};
 use crate::clock::Time;
-use crate::consent::Permit;
+use crate::consent::{Grounds, Permit};
 use crate::contact::{Address, Contact};
 use crate::content::Recipient;
 use crate::delivery::links::DeliveryLinks;
@@ -25,6 +25,8 @@ pub(super) struct Job {
     pub(super) attempt: i64,
     pub(super) provider: Arc<str>,
     pub(super) permit: Arc<Permit>,
+    /// When and where the person subscribed; a message has none.
+    pub(super) grounds: Option<Grounds>,
     pub(super) contact: Contact,
     pub(super) what: What,
     /// The relay it was claimed for.
@@ -55,7 +57,7 @@ impl Job {
     pub(super) fn compose(&self, sender: &Sender, now: Time) -> Result<Mail, String> {
         match &self.what {
             What::Campaign(context) => {
-                let (to, bytes) = compose(sender, context, &self.contact, self.id, now)?;
+                let (to, bytes) = compose(sender, context, &self.contact, self.grounds.as_ref(), self.id, now)?;
                 Ok(Mail { from: context.envelope.return_path().to_owned(), to, bytes })
             }
             What::Message(message) => {
@@ -110,7 +112,14 @@ pub(super) fn sender_domain(message: &Message) -> &str {
 }
 
 /// A person's mail: the address for RCPT and the bytes. Errors say what is wrong for this person.
-pub fn compose(sender: &Sender, context: &RunContext, contact: &Contact, delivery_id: i64, now: Time) -> Result<(String, Vec<u8>), String> {
+pub fn compose(
+    sender: &Sender,
+    context: &RunContext,
+    contact: &Contact,
+    grounds: Option<&Grounds>,
+    delivery_id: i64,
+    now: Time,
+) -> Result<(String, Vec<u8>), String> {
     let address = Address::parse(&contact.email).map_err(|error| error.to_string())?;
     let links = DeliveryLinks {
         keys: &sender.keys,
@@ -120,7 +129,7 @@ pub fn compose(sender: &Sender, context: &RunContext, contact: &Contact, deliver
         topic_id: context.run.topic_id,
         track_opens: context.definition.track_opens,
     };
-    let mail = context.content.render(&Recipient { contact, links: &links, now }).map_err(|error| error.to_string())?;
+    let mail = context.content.render(&Recipient { contact, links: &links, grounds, now }).map_err(|error| error.to_string())?;
     let to = address.wire();
     let mut message = context.envelope.message(&context.definition, to, &mail, &links, None, now);
     sign(sender, context.envelope.domain(), &mut message, now)?;

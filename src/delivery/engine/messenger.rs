@@ -187,6 +187,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], wish: Wish, now: Time) -> R
                     attempt: row.attempt,
                     provider,
                     permit: permit.clone(),
+                    grounds: None,
                     contact: contact.clone(),
                     what: What::Message(Arc::new(message)),
                     relay: lane.relay.clone(),
@@ -221,7 +222,7 @@ async fn take_permits(tx: &mut Tx, found: &HashMap<i64, Message>) -> Result<Hash
     for (topic_id, messages) in groups {
         let people: Vec<i64> = messages.iter().map(|message| message.contact_id).collect();
         let taken = match topic_id {
-            Some(topic_id) => Permit::take(tx, topic_id, &people).await?,
+            Some(topic_id) => Permit::take_for_digest(tx, topic_id, &people).await?,
             None => Permit::take_for_messages(tx, &people).await?,
         };
         let taken: HashMap<i64, Result<Arc<Permit>, Refusal>> =

@@ -51,13 +51,13 @@ impl Intake {
     pub fn new(
         config: Arc<Config>,
         db: Db,
-        schema: Schema,
+        composer: Composer,
         entropy: Entropy,
         digests: Digests,
         providers: Arc<Providers>,
         accepted: Arc<Notify>,
     ) -> Self {
-        let composer = Composer::new(schema.clone());
+        let schema = composer.schema().clone();
         Intake { db, entropy, schema, config, composer, digests, providers, accepted }
     }
 

@@ -7,7 +7,7 @@ use super::{Kind, Message};
 use crate::clock::Time;
 use crate::contact::{Address, Contact, Schema};
 use crate::content::message::{MessageDefinition, PreparedMessage, prepare_message};
-use crate::content::{LinkMaker, Mail};
+use crate::content::{FrameSettings, LinkMaker, Mail};
 use crate::delivery::links::DeliveryLinks;
 use crate::delivery::message::{list_headers, sender_id};
 use crate::delivery::mime::{Header, alternative, date, only_text};
@@ -20,6 +20,7 @@ const KEPT: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Composer {
     schema: Schema,
+    frame: Arc<FrameSettings>,
     prepared: Arc<Mutex<HashMap<String, Arc<PreparedMessage>>>>,
 }
 
@@ -35,9 +36,14 @@ pub struct Composed {
 }
 
 impl Composer {
-    /// For contacts with these attributes.
-    pub fn new(schema: Schema) -> Self {
-        Composer { schema, prepared: Arc::default() }
+    /// For contacts with these attributes, in mails with this frame.
+    pub fn new(schema: Schema, frame: Arc<FrameSettings>) -> Self {
+        Composer { schema, frame, prepared: Arc::default() }
+    }
+
+    /// The attributes of its contacts.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// The rendered text of a message. `hash` is the definition's; `locale` takes the place of the
@@ -118,7 +124,7 @@ impl Composer {
         if let Some(prepared) = kept().get(hash) {
             return Ok(prepared.clone());
         }
-        let prepared = prepare_message(definition, &self.schema)
+        let prepared = prepare_message(definition, &self.schema, &self.frame)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let prepared = Arc::new(prepared);
         if !matches!(definition, MessageDefinition::Inline { .. }) {
