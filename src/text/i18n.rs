@@ -360,6 +360,9 @@ words! {
     not_found_text,
     // Proof of consent
     proof_title,
+    /// A line of the proof: what, and what is said about it.
+    proof_line,
+    proof_version,
     proof_person,
     proof_contact,
     proof_keeper,

@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::{Mark, Message, Page, Target, answer, gone, html, not_ours, person, sentence, topic_title};
 use crate::clock::Time;
 use crate::token::Purpose;
-use crate::web::seam::{Confirmed, Standing, Way};
+use crate::web::seam::{Confirmed, Link, Standing, Way};
 use crate::web::visitor::Visitor;
 use crate::web::{App, Shared};
 
@@ -61,7 +61,7 @@ async fn confirmation(app: &App, visitor: &Visitor, token: &str, pressed: bool) 
         } else {
             let act = target.act(now, Way::Confirmation, visitor);
             let mut tx = app.db.begin().await?;
-            let outcome = app.permission.confirm(&mut tx, &act, target.topic_id, expires).await?;
+            let outcome = app.permission.confirm(&mut tx, &act, target.topic_id, Link { token, expires }).await?;
             tx.commit().await?;
             outcome
         };
