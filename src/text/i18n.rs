@@ -443,6 +443,9 @@ words! {
     question_done_text,
     // Proof of consent
     proof_title,
+    /// A line of the proof: what, and what is said about it.
+    proof_line,
+    proof_version,
     proof_person,
     proof_contact,
     proof_keeper,

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::seam::{Act, Answer, Confirmed, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
+use super::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use super::{App, inbox};
 use crate::campaign::ops as runs;
-use crate::clock::Time;
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
 use crate::contact;
 use crate::db::Tx;
@@ -96,9 +95,17 @@ impl Permission for Consents {
         Box::pin(async move { Ok(consent::ops::withdraw(tx, &self.event(act, ALL_TOPICS, Action::Withdrawn), act.at).await?.changed) })
     }
 
-    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, _expires: Time) -> Answer<'a, Confirmed> {
+    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, link: Link<'a>) -> Answer<'a, Confirmed> {
         Box::pin(async move {
-            let event = self.event(act, topic_id, Action::Confirmed);
+            let proof = serde_json::json!({
+                "delivery": act.delivery_id,
+                "token": consent::ops::token_digest(link.token),
+                "link_until": link.expires.to_string(),
+            });
+            let event = NewEvent {
+                evidence: Some(consent::ops::evidence(&self.instance.entropy, proof)),
+                ..self.event(act, topic_id, Action::Confirmed)
+            };
             Ok(match consent::ops::confirm(tx, event, act.at).await? {
                 consent::ops::Confirmation::Confirmed => Confirmed::Now,
                 consent::ops::Confirmation::Already => Confirmed::Before,

@@ -52,6 +52,15 @@ pub struct Act {
     pub agent: Option<String>,
 }
 
+/// The link of a confirmation mail, verified.
+#[derive(Debug, Clone, Copy)]
+pub struct Link<'a> {
+    /// Its token; the ledger keeps its digest.
+    pub token: &'a str,
+    /// Until when it works.
+    pub expires: Time,
+}
+
 /// A topic and where one person stands on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicStanding {
@@ -95,9 +104,9 @@ pub trait Permission: Send + Sync {
     /// Takes every permission back. False when there was none to take.
     fn withdraw_all<'a>(&'a self, tx: &'a mut Tx, act: &'a Act) -> Answer<'a, bool>;
 
-    /// Confirms a subscription that waits for it. `expires` is when the link ends, which also tells
-    /// when it was made: one from before a withdrawal does not undo it.
-    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, expires: Time) -> Answer<'a, Confirmed>;
+    /// Confirms a subscription that waits for it. `link.expires` also tells when the link was made:
+    /// one from before a withdrawal does not undo it.
+    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, link: Link<'a>) -> Answer<'a, Confirmed>;
 
     /// Subscribes where the topic's opt-in is single and nobody withdrew; otherwise makes a
     /// subscription pending and lets a confirmation mail be sent (limited, so that nobody can be

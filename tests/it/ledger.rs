@@ -1,6 +1,7 @@
 //! The ledger shows every tampering, also to outsiders, and entries of earlier releases keep verifying.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use optin::args;
 use optin::clock::{DAY, Time};
@@ -156,7 +157,7 @@ async fn tamper(tx: &mut Tx, entropy: &Entropy, way: usize, last: i64) -> &'stat
             "truncated, head rewritten"
         }
         18..=21 => {
-            let column = if way % 2 == 0 { "evidence" } else { "origin" };
+            let column = if way.is_multiple_of(2) { "evidence" } else { "origin" };
             let kept = rows(tx, &format!("SELECT seq FROM consent_event WHERE {column} IS NOT NULL ORDER BY seq")).await;
             let seq = any(entropy, &kept);
             let value = if way < 20 { "NULL".to_owned() } else { format!("{column} || ' '") };
@@ -237,7 +238,7 @@ async fn tampering_is_found(db: &Db, tries: usize) {
     assert_eq!(check(&mut tx).await.checkpoints, 1);
     assert!(check(&mut tx).await.valid, "what was undone is whole again");
     for (way, (tried, found)) in &counts {
-        eprintln!("{way}: {tried} tried, {found} found");
+        let _ = writeln!(std::io::stderr(), "{way}: {tried} tried, {found} found");
     }
     assert!(counts.len() >= 9, "{counts:?}");
 }

@@ -23,7 +23,7 @@ use optin::text::i18n::Languages;
 use optin::token::{Keys, Purpose};
 use optin::tracking::{Recorder, ops};
 use optin::web::inbox::Inbox;
-use optin::web::seam::{Act, Answer, Confirmed, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
+use optin::web::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use optin::web::{App, router, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
@@ -99,7 +99,7 @@ impl Permission for Consent {
         Box::pin(set(tx, act, None, "unsubscribed", LIVE))
     }
 
-    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, _: Time) -> Answer<'a, Confirmed> {
+    fn confirm<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, _: Link<'a>) -> Answer<'a, Confirmed> {
         Box::pin(async move {
             let changed = set(tx, act, Some(topic_id), "subscribed", "'pending'").await?;
             Ok(if changed { Confirmed::Now } else { Confirmed::NotPending })

@@ -14,7 +14,7 @@ use crate::consent::{self, ALL_TOPICS, Event, KeptWording, Standing, TopicState}
 use crate::contact::Contact;
 use crate::db::{DbError, Tx};
 use crate::instance::Instance;
-use crate::text::i18n::{Words, fill};
+use crate::text::i18n::{Lang, Words, fill};
 
 /// What is known about a person's consent, read in one moment.
 struct Record {
@@ -38,7 +38,7 @@ pub(super) async fn run(context: &Context, email: &str, lang: Option<&str>) -> O
     let instance = context.instance().await?;
     let language = match lang {
         Some(tag) => instance.languages.find(tag).ok_or_else(|| {
-            let known: Vec<&str> = instance.languages.all().map(crate::text::i18n::Lang::tag).collect();
+            let known: Vec<&str> = instance.languages.all().map(Lang::tag).collect();
             anyhow::anyhow!("there is no language `{tag}` here\nhint: one of {}, or a file `languages/{tag}.toml`", known.join(", "))
         })?,
         None => instance.languages.english(),
@@ -52,7 +52,7 @@ pub(super) async fn run(context: &Context, email: &str, lang: Option<&str>) -> O
     if context.out.json {
         return context.out.document(&document(&record));
     }
-    context.out.data(text(&record, &instance, language.words()).trim_end());
+    context.out.data(text(&record, &instance, language).trim_end());
     Ok(())
 }
 
@@ -161,62 +161,66 @@ fn document(record: &Record) -> Value {
 }
 
 /// One paragraph after the other, each a heading and lines `name: value`.
-struct Paper(String);
+struct Paper {
+    text: String,
+    line: &'static str,
+}
 
 impl Paper {
     fn heading(&mut self, text: &str) {
-        let _ = write!(self.0, "\n{text}\n");
+        let _ = write!(self.text, "\n{text}\n");
     }
 
     fn line(&mut self, name: &str, value: impl std::fmt::Display) {
         // What a person or a client wrote may hold anything: one line stays one line.
         let value: String = value.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let _ = writeln!(self.0, "   {name}: {value}");
+        let _ = writeln!(self.text, "   {}", fill(self.line, &[("name", name), ("value", &value)]));
     }
 
     fn quote(&mut self, text: &str) {
         for line in text.lines() {
             let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let _ = writeln!(self.0, "   | {line}");
+            let _ = writeln!(self.text, "   | {line}");
         }
     }
 }
 
-fn text(record: &Record, instance: &Instance, words: &Words) -> String {
+fn text(record: &Record, instance: &Instance, language: Lang) -> String {
+    let words = language.words();
     let sender = &instance.config.sender;
-    let mut paper = Paper(format!("{}\n\n", words.proof_title));
+    let mut paper = Paper { text: format!("{}\n\n", words.proof_title), line: words.proof_line };
     paper.line(words.proof_person, &record.contact.email);
     paper.line(words.proof_contact, record.contact.id);
     paper.line(words.proof_keeper, format_args!("{} <{}>, {}", sender.name, sender.email, instance.config.site.url.value));
-    paper.line(words.proof_made, record.made_at);
-    let _ = writeln!(paper.0, "   {}", words.proof_times);
+    paper.line(words.proof_made, moment(record.made_at));
+    let _ = writeln!(paper.text, "   {}", words.proof_times);
     if record.entries.is_empty() {
         paper.heading(words.proof_none);
     }
     let name = |topic: &str| match instance.config.topics.get(topic) {
         _ if topic.is_empty() => words.proof_everything.to_owned(),
-        Some(known) => format!("{} ({topic})", known.name),
+        Some(known) => format!("{} ({topic})", known.name_in(language.tag())),
         None => topic.to_owned(),
     };
     for (number, entry) in (1..).zip(&record.entries) {
-        paper.heading(&format!("{number}. {}  {}", entry.event.at, action(&entry.event.action, words)));
+        paper.heading(&format!("{number}. {}  {}", moment(entry.event.at), action(&entry.event.action, words)));
         one(&mut paper, entry, &name(&entry.event.topic), words);
     }
     if !record.states.is_empty() {
         paper.heading(words.proof_now);
     }
     for state in &record.states {
-        let mut said = fill(words.proof_since, &[("standing", standing(state.state.standing, words)), ("time", &state.since.to_string())]);
+        let mut said = fill(words.proof_since, &[("standing", standing(state.state.standing, words)), ("time", &moment(state.since))]);
         let mut more = |text: String| {
             let _ = write!(said, "; {text}");
         };
         state.state.frequency.into_iter().for_each(|frequency| more(format!("{}: {}", words.proof_frequency, frequency.as_str())));
-        state.state.until.into_iter().for_each(|until| more(fill(words.proof_paused_until, &[("time", &until.to_string())])));
-        state.state.ends.into_iter().for_each(|ends| more(fill(words.proof_ends, &[("time", &ends.to_string())])));
+        state.state.until.into_iter().for_each(|until| more(fill(words.proof_paused_until, &[("time", &moment(until))])));
+        state.state.ends.into_iter().for_each(|ends| more(fill(words.proof_ends, &[("time", &moment(ends))])));
         paper.line(&name(&state.topic), said);
     }
     closing(&mut paper, record, words);
-    paper.0
+    paper.text
 }
 
 fn one(paper: &mut Paper, entry: &Entry, topic: &str, words: &Words) {
@@ -251,19 +255,22 @@ fn one(paper: &mut Paper, entry: &Entry, topic: &str, words: &Words) {
     optional(words.proof_basis, event.basis.as_deref().map(|name| basis(name, words)));
     optional(words.proof_channel, event.channel.as_deref());
     optional(words.proof_frequency, event.frequency.as_deref());
-    optional(words.proof_until, event.until.map(|until| until.to_string()).as_deref());
+    optional(words.proof_until, event.until.map(moment).as_deref());
     optional(words.proof_detail, event.detail.as_deref());
     optional(words.proof_client, entry.origin.get("ip").map(plain).as_deref());
     optional(words.proof_agent, entry.origin.get("agent").map(plain).as_deref());
     if let (None, Some(digest)) = (&event.evidence, &event.evidence_digest) {
-        let _ = writeln!(paper.0, "   {}", fill(words.proof_erased, &[("digest", digest)]));
+        let _ = writeln!(paper.text, "   {}", fill(words.proof_erased, &[("digest", digest)]));
     }
     if let (None, Some(digest)) = (&event.origin, &event.origin_digest) {
-        let _ = writeln!(paper.0, "   {}", fill(words.proof_origin_gone, &[("digest", digest)]));
+        let _ = writeln!(paper.text, "   {}", fill(words.proof_origin_gone, &[("digest", digest)]));
     }
     if let Some(hash) = &event.wording_hash {
-        let about: Vec<&str> = match &entry.wording {
-            Some(wording) => [&wording.kind, &wording.locale, &wording.version].into_iter().flatten().map(String::as_str).collect(),
+        let about: Vec<String> = match &entry.wording {
+            Some(wording) => {
+                let version = wording.version.as_ref().map(|version| fill(words.proof_version, &[("version", version)]));
+                [wording.kind.clone(), wording.locale.clone(), version].into_iter().flatten().collect()
+            }
             None => Vec::new(),
         };
         paper.line(words.proof_wording, [about.join(", "), hash.clone()].join(if about.is_empty() { "" } else { "; " }));
@@ -282,14 +289,19 @@ fn closing(paper: &mut Paper, record: &Record, words: &Words) {
         let (entry, problem) = (chain.first_broken.unwrap_or(0).to_string(), chain.problem.clone().unwrap_or_default());
         fill(words.proof_chain_broken, &[("found", &chain.found.to_string()), ("entry", &entry), ("problem", &problem)])
     };
-    let _ = writeln!(paper.0, "   {said}");
+    let _ = writeln!(paper.text, "   {said}");
     if chain.valid && chain.checkpoints > 0 {
-        let _ = writeln!(paper.0, "   {}", fill(words.proof_checkpoints, &[("count", &chain.checkpoints.to_string())]));
+        let _ = writeln!(paper.text, "   {}", fill(words.proof_checkpoints, &[("count", &chain.checkpoints.to_string())]));
     }
     paper.heading(words.proof_shows);
-    let _ = writeln!(paper.0, "   {}", fill(words.proof_shows_text, &[("key", &record.key)]));
+    let _ = writeln!(paper.text, "   {}", fill(words.proof_shows_text, &[("key", &record.key)]));
     paper.heading(words.proof_not_shows);
-    let _ = writeln!(paper.0, "   {}", words.proof_not_shows_text);
+    let _ = writeln!(paper.text, "   {}", words.proof_not_shows_text);
+}
+
+/// A time as people read it: to the second, in UTC. The JSON document has milliseconds.
+fn moment(time: Time) -> String {
+    format!("{:.0}", time.timestamp())
 }
 
 fn plain(value: &Value) -> String {

@@ -69,57 +69,74 @@ pub async fn rebuild(tx: &mut Tx, write: bool) -> Result<Rebuilt, DbError> {
     Ok(answer)
 }
 
-/// Holds the people in `(from, to]` against their rows.
+/// What differs from the ledger.
+#[derive(Default)]
+struct Difference {
+    /// Topic, contact and what the row must be.
+    changed: Vec<(i64, i64, Row)>,
+    /// Topic and contact of rows that must not be.
+    removed: Vec<(i64, i64)>,
+    choices: Vec<(i64, Option<ChoiceRow>)>,
+}
+
+/// Holds the people in `(from, to]` against their rows, and with `write` puts the rows right.
 async fn compare(
     tx: &mut Tx,
     topics: &BTreeSet<i64>,
     people: &BTreeMap<i64, Person>,
-    (from, to): (i64, i64),
+    between: (i64, i64),
     write: bool,
     answer: &mut Rebuilt,
 ) -> Result<(), DbError> {
-    let nobody = Person::default();
+    let found = difference(tx, topics, people, between).await?;
     let mut differing = BTreeSet::new();
-    let (mut changed, mut removed): (Vec<(i64, i64, Row)>, Vec<(i64, i64)>) = (Vec::new(), Vec::new());
-    let touched = people.values().flat_map(|person| person.topics.keys().copied());
-    for topic_id in touched.chain(topics.iter().copied()).collect::<BTreeSet<i64>>() {
-        let mut kept: BTreeMap<i64, Row> =
-            standing_sql::rows_between(tx, topic_id, from, to).await?.into_iter().map(|((_, contact_id), row)| (contact_id, row)).collect();
-        for (contact_id, person) in people {
-            let row = person.topics.get(&topic_id);
-            match (kept.remove(contact_id), row) {
-                (kept, Some(row)) if kept != Some(*row) => changed.push((topic_id, *contact_id, *row)),
-                (Some(_), None) => removed.push((topic_id, *contact_id)),
-                _ => {}
-            }
-        }
-        // Rows of people without any entry.
-        removed.extend(kept.into_keys().map(|contact_id| (topic_id, contact_id)));
-    }
-    let kept: BTreeMap<i64, ChoiceRow> = standing_sql::choices_between(tx, from, to).await?.into_iter().collect();
-    let mut choices = Vec::new();
-    for contact_id in people.keys().chain(kept.keys()).copied().collect::<BTreeSet<i64>>() {
-        let chosen = people.get(&contact_id).unwrap_or(&nobody).choices;
-        if kept.get(&contact_id).copied() != chosen {
-            choices.push((contact_id, chosen));
-        }
-    }
-    differing.extend(changed.iter().map(|change| change.1));
-    differing.extend(removed.iter().map(|pair| pair.1));
-    differing.extend(choices.iter().map(|choice| choice.0));
+    differing.extend(found.changed.iter().map(|change| change.1));
+    differing.extend(found.removed.iter().map(|pair| pair.1));
+    differing.extend(found.choices.iter().map(|choice| choice.0));
     answer.people += people.keys().filter(|contact_id| **contact_id != 0).count() as u64;
-    answer.rows += (changed.len() + removed.len() + choices.len()) as u64;
+    answer.rows += (found.changed.len() + found.removed.len() + found.choices.len()) as u64;
     answer.differing += differing.len() as u64;
     let room = MAX_NAMED - answer.contacts.len();
     answer.contacts.extend(differing.into_iter().take(room));
     if write {
-        standing_sql::upsert(tx, &changed).await?;
-        standing_sql::remove(tx, &removed).await?;
-        for (contact_id, _) in choices.iter().filter(|choice| choice.1.is_none()) {
+        standing_sql::upsert(tx, &found.changed).await?;
+        standing_sql::remove(tx, &found.removed).await?;
+        for (contact_id, _) in found.choices.iter().filter(|choice| choice.1.is_none()) {
             standing_sql::remove_choice(tx, *contact_id).await?;
         }
-        let chosen: Vec<(i64, ChoiceRow)> = choices.into_iter().filter_map(|(contact_id, row)| Some((contact_id, row?))).collect();
+        let chosen: Vec<(i64, ChoiceRow)> = found.choices.into_iter().filter_map(|(contact_id, row)| Some((contact_id, row?))).collect();
         standing_sql::upsert_choices(tx, &chosen).await?;
     }
     Ok(())
+}
+
+async fn difference(
+    tx: &mut Tx,
+    topics: &BTreeSet<i64>,
+    people: &BTreeMap<i64, Person>,
+    (from, to): (i64, i64),
+) -> Result<Difference, DbError> {
+    let mut found = Difference::default();
+    let touched = people.values().flat_map(|person| person.topics.keys().copied());
+    for topic_id in touched.chain(topics.iter().copied()).collect::<BTreeSet<i64>>() {
+        let rows = standing_sql::rows_between(tx, topic_id, from, to).await?;
+        let mut kept: BTreeMap<i64, Row> = rows.into_iter().map(|((_, contact_id), row)| (contact_id, row)).collect();
+        for (contact_id, person) in people {
+            match (kept.remove(contact_id), person.topics.get(&topic_id)) {
+                (kept, Some(row)) if kept != Some(*row) => found.changed.push((topic_id, *contact_id, *row)),
+                (Some(_), None) => found.removed.push((topic_id, *contact_id)),
+                _ => {}
+            }
+        }
+        // Rows of people without any entry.
+        found.removed.extend(kept.into_keys().map(|contact_id| (topic_id, contact_id)));
+    }
+    let kept: BTreeMap<i64, ChoiceRow> = standing_sql::choices_between(tx, from, to).await?.into_iter().collect();
+    for contact_id in people.keys().chain(kept.keys()).copied().collect::<BTreeSet<i64>>() {
+        let chosen = people.get(&contact_id).and_then(|person| person.choices);
+        if kept.get(&contact_id).copied() != chosen {
+            found.choices.push((contact_id, chosen));
+        }
+    }
+    Ok(found)
 }

@@ -17,7 +17,7 @@ use crate::consent::entry;
 use crate::contact::{self, Contact, field};
 use crate::instance::Instance;
 use crate::token::Purpose;
-use crate::web::seam::{Confirmed, Standing, Way};
+use crate::web::seam::{self, Confirmed, Standing, Way};
 use crate::web::visitor::Visitor;
 use crate::web::{App, Shared};
 
@@ -45,6 +45,8 @@ struct Done<'a> {
 
 /// What a link confirms.
 struct Link {
+    /// As in the address.
+    token: String,
     target: Target,
     /// All topics of the mail.
     topics: Vec<i64>,
@@ -89,6 +91,7 @@ pub(in crate::web) async fn submit(State(app): State<Shared>, Path(token): Path<
 fn link(app: &App, token: &str) -> Option<Link> {
     match &app.keys.verify(Purpose::Confirm, token).ok()?[..] {
         [contact_id, topic_id, expires, more @ ..] => Some(Link {
+            token: token.to_owned(),
             target: Target { contact_id: *contact_id, topic_id: *topic_id, delivery_id: None },
             topics: std::iter::once(*topic_id).chain(more.iter().copied()).collect(),
             expires: Time::from_millis(*expires),
@@ -139,7 +142,7 @@ async fn confirm(app: &App, visitor: &Visitor, link: &Link) -> anyhow::Result<Co
     let mut tx = app.db.begin().await?;
     let mut outcomes = Vec::with_capacity(link.topics.len());
     for topic_id in &link.topics {
-        outcomes.push(app.permission.confirm(&mut tx, &act, *topic_id, link.expires).await?);
+        outcomes.push(app.permission.confirm(&mut tx, &act, *topic_id, seam::Link { token: &link.token, expires: link.expires }).await?);
     }
     if let Some(instance) = app.instance.as_deref().filter(|_| outcomes.contains(&Confirmed::Now)) {
         entry::apply_profile(&mut tx, &instance.schema, &instance.entropy, link.target.contact_id, &link.topics, now).await?;
