@@ -13,6 +13,7 @@ use super::{Context, known_topic};
 use crate::clock::Time;
 use crate::consent::ops::{self as consents, DeclaredConsent};
 use crate::consent::suppression::{self, Digests};
+use crate::consent::welcome;
 use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
 
@@ -62,6 +63,9 @@ struct Contacts {
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
+    /// Greet everybody in the file who is subscribed then, once (the topic's `welcome`).
+    #[arg(long)]
+    welcome: bool,
     /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
@@ -90,6 +94,7 @@ struct Grants {
     topics: Vec<i64>,
     consent: DeclaredConsent,
     source: String,
+    welcome: bool,
     digests: Digests,
     now: Time,
 }
@@ -101,7 +106,14 @@ impl AfterBatch for Grants {
 
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
-        consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await
+        consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await?;
+        if self.welcome {
+            let people: Vec<i64> = rows.iter().map(|(contact_id, _, _)| *contact_id).collect();
+            for topic_id in &self.topics {
+                welcome::ask(tx, *topic_id, &people, self.now).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -117,11 +129,21 @@ impl Contacts {
                 "`--topic` without `--consent` would subscribe nobody\nhint: add `--consent confirmed --source \"where they agreed\"`, or leave out `--topic`"
             )));
         }
+        if self.welcome && !matches!(consent, Consent::Confirmed) {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "`--welcome` without `--consent confirmed` would greet nobody\nhint: whoever confirms is greeted without it"
+            )));
+        }
         let instance = context.instance().await?;
         let now = context.clock.now();
         let mut topics = Vec::new();
         for topic in &self.topic {
             known_topic(&instance, topic)?;
+            if self.welcome && instance.config.topics.get(topic).is_none_or(|topic| topic.welcome.is_none()) {
+                return Err(Failure::Failed(anyhow::anyhow!(
+                    "the topic `{topic}` has no welcome\nhint: `welcome = \"TEMPLATE\"` in topics.toml names a file of `messages/`"
+                )));
+            }
             if self.dry_run {
                 continue;
             }
@@ -139,6 +161,7 @@ impl Contacts {
                 Consent::None => DeclaredConsent::None,
             },
             source: self.source.clone().unwrap_or_default(),
+            welcome: self.welcome,
             digests: instance.digests(),
             now,
         };

@@ -102,7 +102,12 @@ impl Composer {
             Header::structured("Auto-Submitted", "auto-generated".to_owned()),
             Header::structured(
                 "Feedback-ID",
-                format!("m-{}:{}:optin:{}", definition.template().unwrap_or("inline"), feedback(message.kind), sender_id(&domain)),
+                format!(
+                    "m-{}:{}:optin:{}",
+                    definition.template().unwrap_or(if message.kind == Kind::Transactional { "inline" } else { "system" }),
+                    feedback(message.kind),
+                    sender_id(&domain)
+                ),
             ),
             Header::structured("X-Optin-Delivery", format!("{delivery_id:x}")),
         ]);
