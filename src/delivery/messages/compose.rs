@@ -45,6 +45,7 @@ impl Composer {
     ///
     /// # Errors
     /// What is wrong with the template, or with it and `data` together.
+    #[expect(clippy::too_many_arguments, reason = "what is stored of a message, and whom it is for")]
     pub fn render(
         &self,
         hash: &str,
