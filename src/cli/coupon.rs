@@ -28,7 +28,7 @@ pub struct CouponCommand {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Add codes to a pool, one a line; those it has stay as they are.
-    #[command(after_help = "A topic gives them away with `coupons = \"POOL\"` in topics.toml: each welcome \
+    #[command(after_help = "A topic gives them away with `coupons = \"POOL\"` in topics.toml: each welcome\n\
         (`welcome = \"TEMPLATE\"`) brings one as `{{ data.coupon }}`.\n\n\
         Example:\n  optin coupon import spring codes.txt")]
     Import {
@@ -38,8 +38,8 @@ enum Action {
         file: PathBuf,
     },
     /// All pools: how many codes are left.
-    #[command(after_help = "Welcomes wait for codes while a pool is empty. With `--low` the exit code is 1 where a pool has \
-        fewer left: for a monitor.\n\n\
+    #[command(after_help = "Welcomes wait for codes while a pool is empty. With `--low` the exit code is 1 where a pool\n\
+        has fewer left: for a monitor.\n\n\
         Examples:\n  optin coupon list\n  optin coupon list --low 100")]
     List {
         /// Complain about pools with fewer codes left.

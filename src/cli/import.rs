@@ -14,6 +14,7 @@ use crate::clock::Time;
 use crate::consent;
 use crate::consent::ops::{self as consents, Declared, DeclaredConsent};
 use crate::consent::suppression::{self, Digests};
+use crate::consent::welcome;
 use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
 
@@ -87,6 +88,9 @@ struct Contacts {
     /// with its zone.
     #[arg(long, value_name = "DATE", value_parser = date)]
     until: Option<Time>,
+    /// Greet everybody in the file who is subscribed then, once (the topic's `welcome`).
+    #[arg(long)]
+    welcome: bool,
     /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
@@ -112,6 +116,7 @@ impl Import {
 
 /// Ledger entries for each batch, in the batch's own transaction.
 struct Grants {
+    welcome: bool,
     digests: Digests,
     topics: Vec<(i64, String)>,
     declared: Declared,
@@ -125,7 +130,14 @@ impl AfterBatch for Grants {
 
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
-        consents::record_import(tx, &rows, &self.topics, &self.declared, self.now).await
+        consents::record_import(tx, &rows, &self.topics, &self.declared, self.now).await?;
+        if self.welcome {
+            let people: Vec<i64> = rows.iter().map(|(contact_id, _, _)| *contact_id).collect();
+            for (topic_id, _) in &self.topics {
+                welcome::ask(tx, *topic_id, &people, self.now).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -168,12 +180,22 @@ impl Contacts {
                 "`--topic` without `--consent` would subscribe nobody\nhint: add `--consent confirmed --source \"where they agreed\"`, or leave out `--topic`"
             )));
         }
+        if self.welcome && !matches!(consent, Consent::Confirmed) {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "`--welcome` without `--consent confirmed` would greet nobody\nhint: whoever confirms is greeted without it"
+            )));
+        }
         let instance = context.instance().await?;
         let now = context.clock.now();
         let basis = self.declared_basis(consent, now)?;
         let mut topics = Vec::new();
         for topic in &self.topic {
             known_topic(&instance, topic)?;
+            if self.welcome && instance.config.topics.get(topic).is_none_or(|topic| topic.welcome.is_none()) {
+                return Err(Failure::Failed(anyhow::anyhow!(
+                    "the topic `{topic}` has no welcome\nhint: `welcome = \"TEMPLATE\"` in topics.toml names a file of `messages/`"
+                )));
+            }
             if self.dry_run {
                 continue;
             }
@@ -196,6 +218,7 @@ impl Contacts {
                 basis,
                 until: self.until,
             },
+            welcome: self.welcome,
             digests: instance.digests(),
             now,
         };

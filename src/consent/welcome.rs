@@ -40,17 +40,28 @@ pub async fn collect(tx: &mut Tx, topics: &BTreeSet<i64>, now: Time) -> Result<(
             found.insert((topic_id, contact_id));
         }
     }
-    if !found.is_empty() {
-        tx.bulk(
-            "INSERT INTO welcome (topic_id, contact_id, asked_at)
-             SELECT v.topic_id, v.contact_id, CAST($1 AS BIGINT) FROM {rows} WHERE TRUE
-             ON CONFLICT (topic_id, contact_id) DO NOTHING",
-            args![now],
-            Rows::new().i64("topic_id", found.iter().map(|pair| pair.0)).i64("contact_id", found.iter().map(|pair| pair.1)),
-        )
-        .await?;
-    }
+    note(tx, &found.into_iter().collect::<Vec<_>>(), now).await?;
     tx.execute_one("UPDATE consent_reader SET seq = $1 WHERE name = $2", args![to, READER]).await
+}
+
+/// Notes people who are to be welcomed because an operator says so; whoever was welcomed before is not again.
+pub async fn ask(tx: &mut Tx, topic_id: i64, contacts: &[i64], now: Time) -> Result<(), DbError> {
+    note(tx, &contacts.iter().map(|contact_id| (topic_id, *contact_id)).collect::<Vec<_>>(), now).await
+}
+
+async fn note(tx: &mut Tx, pairs: &[(i64, i64)], now: Time) -> Result<(), DbError> {
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    tx.bulk(
+        "INSERT INTO welcome (topic_id, contact_id, asked_at)
+         SELECT v.topic_id, v.contact_id, CAST($1 AS BIGINT) FROM {rows} WHERE TRUE
+         ON CONFLICT (topic_id, contact_id) DO NOTHING",
+        args![now],
+        Rows::new().i64("topic_id", pairs.iter().map(|pair| pair.0)).i64("contact_id", pairs.iter().map(|pair| pair.1)),
+    )
+    .await?;
+    Ok(())
 }
 
 /// Whether anybody waits for the welcome to a topic. Writes nothing.

@@ -89,8 +89,18 @@ on_each_database! {
         let shown = shop.optin(&["coupon", "show", "spring", "--json"]).exits(0).json();
         assert_eq!((&shown["given"], &shown["left"]), (&2.into(), &0.into()), "{shown}");
         assert_eq!(sink.received().len(), 2);
+        // Whoever came with a file is greeted when that is said.
+        let args = ["import", "contacts", "people.csv", "--topic", "letter", "--source", "fair", "--welcome"];
+        shop.optin(&[&args[..], &["--consent", "pending"]].concat()).exits(2);
+        shop.optin(&[&args[..], &["--consent", "confirmed"]].concat()).exits(0);
+        shop.write("../three.txt", "THIRD\nFOURTH\n");
+        shop.optin(&["coupon", "import", "spring", "three.txt"]).exits(0);
+        let serving = serve(&shop, "2026-03-02T09:00:00Z");
+        let third = sink.wait_for(3, 20).remove(2);
+        assert_eq!(third.to, ["old@tea.example"]);
+        stop(serving);
         let db = database.open().await;
         let welcomed = db.fetch_all("SELECT contact_id FROM welcome WHERE message_id IS NOT NULL ORDER BY contact_id", args![]).await.unwrap();
-        assert_eq!(welcomed.len(), 2);
+        assert_eq!(welcomed.len(), 3);
     }
 }

@@ -165,7 +165,7 @@ on_each_database! {
         let serving = serve(&shop, MORNING);
         sink.wait_for(30, 30);
         let args = ["message", "send", "--to", "mei@tea.example", "--template", "hello", "--data", "{\"topic\": \"tea\"}", "--json"];
-        shop.command(&args).clock("2026-03-02T08:01:00Z").run().exits(0);
+        shop.command(&args).clock(MORNING).run().exits(0);
         let before = wait_until("the receipt", 20, || {
             let mails = sink.received();
             mails.iter().position(|mail| mail.to[0] == "mei@tea.example")

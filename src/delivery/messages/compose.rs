@@ -51,6 +51,7 @@ impl Composer {
     ///
     /// # Errors
     /// What is wrong with the template, or with it and `data` together.
+    #[expect(clippy::too_many_arguments, reason = "what is stored of a message, and whom it is for")]
     pub fn render(
         &self,
         hash: &str,
@@ -108,7 +109,12 @@ impl Composer {
             Header::structured("Auto-Submitted", "auto-generated".to_owned()),
             Header::structured(
                 "Feedback-ID",
-                format!("m-{}:{}:optin:{}", definition.template().unwrap_or("inline"), feedback(message.kind), sender_id(&domain)),
+                format!(
+                    "m-{}:{}:optin:{}",
+                    definition.template().unwrap_or(if message.kind == Kind::Transactional { "inline" } else { "system" }),
+                    feedback(message.kind),
+                    sender_id(&domain)
+                ),
             ),
             Header::structured("X-Optin-Delivery", format!("{delivery_id:x}")),
         ]);
