@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod api_subscriptions;
 mod campaign;
 mod check;
 mod cli;
@@ -16,6 +17,7 @@ mod demo;
 mod dkim;
 mod example;
 mod faults;
+mod forms;
 mod harness;
 mod import;
 mod limits;
