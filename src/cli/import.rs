@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -10,8 +11,10 @@ use serde_json::json;
 use super::out::{Failure, Outcome, counted};
 use super::{Context, known_topic};
 use crate::clock::Time;
-use crate::consent::ops::{self as consents, DeclaredConsent};
-use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow, SuppressionReader};
+use crate::consent;
+use crate::consent::ops::{self as consents, Declared, DeclaredConsent};
+use crate::consent::suppression::{self, Digests};
+use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
 
 /// Brings in contacts or suppressions from a file.
@@ -30,11 +33,13 @@ enum What {
         Examples:\n  optin import contacts list.csv --dry-run --rejects rejects.csv\n  \
         optin import contacts list.csv --map 'Ort=city' --map 'Vorname=first_name'\n  \
         optin import contacts list.csv --topic tea-letter --consent confirmed \\\n      \
-        --source 'shop checkout 2026'")]
+        --source 'shop checkout 2026'\n  \
+        optin import contacts buyers.csv --topic tea-letter --consent confirmed \\\n      \
+        --basis implied --until 2028-05-01 --source 'purchases of May 2026'")]
     Contacts(Contacts),
-    /// Addresses that get nothing, whatever they subscribed to: one a line, or CSV with an email column.
-    #[command(after_help = "Example:\n  optin import suppressions bounced.csv --source 'old system'")]
-    Suppressions(Suppressions),
+    /// Addresses, domains and hashes that get nothing: one a line, or CSV with a column of them.
+    #[command(after_help = super::suppression::IMPORT_HELP)]
+    Suppressions(super::suppression::ImportSuppressions),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -45,6 +50,21 @@ enum Consent {
     Pending,
     /// Only their data is brought in.
     None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Basis {
+    /// A declaration of theirs (GDPR 6(1)(a)).
+    Consent,
+    /// An address got in a sale, for own similar products (ePrivacy 13(2)).
+    SoftOptIn,
+    /// Implied consent (CASL s.10); `--until` says when it ends.
+    Implied,
+    /// Needed for a contract with them (GDPR 6(1)(b)).
+    Contract,
+    /// Weighed interests (GDPR 6(1)(f)).
+    LegitimateInterest,
 }
 
 #[derive(Debug, clap::Args)]
@@ -60,6 +80,13 @@ struct Contacts {
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
+    /// On what ground they are mailed.
+    #[arg(long, value_enum, default_value = "consent")]
+    basis: Basis,
+    /// When an implied consent ends by itself, such as two years after a purchase (CASL s.10): a date, or a time
+    /// with its zone.
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    until: Option<Time>,
     /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
@@ -74,21 +101,6 @@ struct Contacts {
     encoding: Option<String>,
 }
 
-#[derive(Debug, clap::Args)]
-struct Suppressions {
-    /// The file; `-` for standard input.
-    file: PathBuf,
-    /// Where the list came from.
-    #[arg(long, default_value = "import")]
-    source: String,
-    /// Read and check everything, write nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Rows that were not taken go here, with line, column and reason.
-    #[arg(long, value_name = "FILE")]
-    rejects: Option<PathBuf>,
-}
-
 impl Import {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         match self.what {
@@ -100,20 +112,51 @@ impl Import {
 
 /// Ledger entries for each batch, in the batch's own transaction.
 struct Grants {
-    topics: Vec<i64>,
-    consent: DeclaredConsent,
-    source: String,
+    digests: Digests,
+    topics: Vec<(i64, String)>,
+    declared: Declared,
     now: Time,
 }
 
 impl AfterBatch for Grants {
+    async fn suppressed(&mut self, tx: &mut Tx, keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        suppression::screen(tx, &self.digests, keys, self.now).await
+    }
+
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
-        consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await
+        consents::record_import(tx, &rows, &self.topics, &self.declared, self.now).await
     }
 }
 
 impl Contacts {
+    /// The basis, where it goes together with `--consent` and `--until`.
+    fn declared_basis(&self, consent: Consent, now: Time) -> Result<consent::Basis, Failure> {
+        let wrong = |message: &str| Err(Failure::Failed(anyhow::anyhow!("{message}")));
+        match (self.basis, self.until) {
+            (Basis::Implied, None) => {
+                return wrong(
+                    "an implied consent ends: say when\nhint: `--until 2028-05-01`, two years after a purchase or six months after a question",
+                );
+            }
+            (Basis::Implied, Some(until)) if until <= now => {
+                return wrong("this implied consent has ended already\nhint: leave these people out, or ask them for their consent");
+            }
+            (Basis::Implied, Some(_)) if !matches!(consent, Consent::Confirmed) => {
+                return wrong("an implied consent is there or not\nhint: use `--consent confirmed` with `--basis implied`");
+            }
+            (Basis::Implied, Some(_)) | (_, None) => {}
+            (_, Some(_)) => return wrong("only an implied consent ends by itself\nhint: leave out `--until`, or add `--basis implied`"),
+        }
+        Ok(match self.basis {
+            Basis::Consent => consent::Basis::Consent,
+            Basis::SoftOptIn => consent::Basis::SoftOptIn,
+            Basis::Implied => consent::Basis::Implied,
+            Basis::Contract => consent::Basis::Contract,
+            Basis::LegitimateInterest => consent::Basis::LegitimateInterest,
+        })
+    }
+
     async fn run(self, context: &Context) -> Outcome {
         // Said aloud, `--consent none` may stand beside a topic; forgotten, it is a mistake.
         let consent = self.consent.unwrap_or(Consent::None);
@@ -127,13 +170,15 @@ impl Contacts {
         }
         let instance = context.instance().await?;
         let now = context.clock.now();
+        let basis = self.declared_basis(consent, now)?;
         let mut topics = Vec::new();
         for topic in &self.topic {
             known_topic(&instance, topic)?;
             if self.dry_run {
                 continue;
             }
-            topics.push(consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?);
+            let purpose = instance.config.topics.get(topic).map_or_else(String::new, |topic| topic.purpose.clone());
+            topics.push((consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?, purpose));
         }
         let map = self.map.iter().map(|pair| split_map(pair)).collect::<Result<_, _>>()?;
         let options = ImportOptions { map, dry_run: self.dry_run, encoding: self.encoding.clone() };
@@ -141,12 +186,17 @@ impl Contacts {
         let bar = context.out.bar(bytes, "import");
         let mut grants = Grants {
             topics,
-            consent: match consent {
-                Consent::Confirmed => DeclaredConsent::Confirmed,
-                Consent::Pending => DeclaredConsent::Pending,
-                Consent::None => DeclaredConsent::None,
+            declared: Declared {
+                consent: match consent {
+                    Consent::Confirmed => DeclaredConsent::Confirmed,
+                    Consent::Pending => DeclaredConsent::Pending,
+                    Consent::None => DeclaredConsent::None,
+                },
+                source: self.source.clone().unwrap_or_default(),
+                basis,
+                until: self.until,
             },
-            source: self.source.clone().unwrap_or_default(),
+            digests: instance.digests(),
             now,
         };
         let import = ContactImport { db: &instance.db, schema: &instance.schema, entropy: &instance.entropy, now, options: &options };
@@ -193,6 +243,16 @@ impl Contacts {
     }
 }
 
+/// A date (its first moment in UTC) or a time with its zone.
+fn date(text: &str) -> Result<Time, String> {
+    if let Ok(date) = text.trim().parse::<jiff::civil::Date>()
+        && !text.contains(':')
+    {
+        return date.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp().into()).map_err(|error| error.to_string());
+    }
+    Time::parse(text).map_err(|_| format!("`{text}` is no date; write `2028-05-01` or `2028-05-01T00:00:00+08:00`"))
+}
+
 fn split_map(pair: &str) -> Result<(String, String), Failure> {
     pair.split_once('=')
         .map(|(column, field)| (column.trim().to_owned(), field.trim().to_owned()))
@@ -200,7 +260,7 @@ fn split_map(pair: &str) -> Result<(String, String), Failure> {
 }
 
 /// The file and its size in bytes (0 when it cannot be told).
-fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
+pub(super) fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
     if file == Path::new("-") {
         return Ok((Box::new(std::io::stdin()), 0));
     }
@@ -212,69 +272,7 @@ fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
     Ok((Box::new(opened), metadata.len()))
 }
 
-fn create(file: &Path) -> Result<Box<dyn Write + Send>, Failure> {
+pub(super) fn create(file: &Path) -> Result<Box<dyn Write + Send>, Failure> {
     let file = File::create(file).map_err(|error| anyhow::anyhow!("cannot write `{}`: {error}", file.display()))?;
     Ok(Box::new(std::io::BufWriter::new(file)))
-}
-
-/// Addresses of one transaction.
-const SUPPRESSION_BATCH: usize = 5_000;
-
-impl Suppressions {
-    async fn run(self, context: &Context) -> Outcome {
-        let instance = context.instance().await?;
-        let now = context.clock.now();
-        let (source, _) = open(&self.file)?;
-        let mut rejects = self.rejects.as_deref().map(create).transpose()?;
-        let (mut read, mut added, mut rejected) = (0_u64, 0_u64, 0_u64);
-        let mut batch: Vec<(String, String)> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        let mut rows = SuppressionReader::open(source)?;
-        loop {
-            let next = rows.next_row()?;
-            if let Some(row) = &next {
-                read += 1;
-                match row {
-                    Ok(row) => {
-                        let key = row.address.key();
-                        if seen.insert(key.to_owned()) {
-                            let reason = row.reason.as_deref().unwrap_or("import");
-                            batch.push((key.to_owned(), reason.to_owned()));
-                        }
-                    }
-                    Err(reject) => {
-                        rejected += 1;
-                        if rejected <= 10 {
-                            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
-                        }
-                        if let Some(file) = &mut rejects {
-                            writeln!(file, "{},{},\"{}\"", reject.line, reject.column, reject.reason.replace('"', "\"\""))?;
-                        }
-                    }
-                }
-            }
-            if batch.len() >= SUPPRESSION_BATCH || (next.is_none() && !batch.is_empty()) {
-                let mut tx = instance.db.begin().await?;
-                added += consents::suppress(&mut tx, std::mem::take(&mut batch), &self.source, now).await?;
-                if self.dry_run {
-                    tx.rollback().await?;
-                } else {
-                    tx.commit().await?;
-                }
-                seen.clear();
-            }
-            if next.is_none() {
-                break;
-            }
-        }
-        let unchanged = read - added - rejected;
-        if context.out.json {
-            return context.out.document(&json!({
-                "read": read, "added": added, "updated": 0, "unchanged": unchanged, "rejected": rejected, "suppressed": added,
-            }));
-        }
-        let dry = if self.dry_run { " (dry run: nothing was written)" } else { "" };
-        context.out.data(format!("{} read: {added} suppressed, {unchanged} were already, {rejected} rejected{dry}", counted(read, "row")));
-        Ok(())
-    }
 }

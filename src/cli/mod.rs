@@ -17,6 +17,7 @@ mod run;
 mod segment;
 mod send;
 mod serve;
+mod suppression;
 mod token;
 
 use std::ffi::OsString;
@@ -63,6 +64,8 @@ enum Command {
     Contact(contact::ContactCommand),
     /// Grant, withdraw, show and verify consent.
     Consent(consent::ConsentCommand),
+    /// Who gets nothing, whatever they subscribed to.
+    Suppression(suppression::SuppressionCommand),
     /// Count and list who a segment picks.
     Segment(segment::SegmentCommand),
     /// Print a campaign's mail exactly as one person would get it.
@@ -114,6 +117,7 @@ impl Command {
             | Command::Import(_)
             | Command::Contact(_)
             | Command::Consent(_)
+            | Command::Suppression(_)
             | Command::Segment(_)
             | Command::Preview(_)
             | Command::Test(_)
@@ -216,6 +220,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Import(command) => command.run(&context).await,
         Command::Contact(command) => command.run(&context).await,
         Command::Consent(command) => command.run(&context).await,
+        Command::Suppression(command) => command.run(&context).await,
         Command::Segment(command) => command.run(&context).await,
         Command::Preview(command) => command.run(&context).await,
         Command::Test(command) => command.run(&context).await,

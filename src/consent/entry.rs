@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::suppression::Digests;
 use super::{ALL_TOPICS, Action, Basis, NewEvent, Standing, ledger, ops, sql};
 use crate::args;
 use crate::clock::Time;
@@ -73,9 +74,16 @@ pub struct Entered {
 
 /// Takes a request. A topic with single opt-in is granted at once to who never left anything; everybody else
 /// gets a confirmation mail, one an address, topic and window. Suppressed addresses: nothing at all.
-pub async fn enter(tx: &mut Tx, schema: &Schema, entropy: &Entropy, entry: &Entry<'_>, now: Time) -> Result<Entered, DbError> {
+pub async fn enter(
+    tx: &mut Tx,
+    schema: &Schema,
+    entropy: &Entropy,
+    digests: &Digests,
+    entry: &Entry<'_>,
+    now: Time,
+) -> Result<Entered, DbError> {
     let known = contact::sql::by_email_key(tx, schema, entry.address.key()).await?.map(|contact| contact.id);
-    if ops::is_suppressed(tx, entry.address).await? {
+    if ops::is_suppressed(tx, digests, entry.address).await? {
         return Ok(Entered { contact_id: known, topics: Vec::new() });
     }
     let at_once = entry.topics.iter().any(|topic| !topic.double);
@@ -89,12 +97,12 @@ pub async fn enter(tx: &mut Tx, schema: &Schema, entropy: &Entropy, entry: &Entr
             if let Some(locale) = entry.locale.filter(|_| !fields.iter().any(|(name, _)| *name == "locale")) {
                 fields.push(("locale", AttributeValue::Text(locale.to_owned())));
             }
-            ops::make_known(tx, schema, entropy, now, entry.address, &fields).await?.id
+            ops::make_known(tx, schema, entropy, digests, now, entry.address, &fields).await?.id
         }
     };
     let ids: Vec<i64> = sql::topics(tx).await?.into_keys().chain([ALL_TOPICS]).collect();
     let pairs: Vec<(i64, i64)> = ids.iter().map(|topic| (*topic, contact_id)).collect();
-    let standings = sql::standings(tx, &pairs).await?;
+    let standings = ops::standings_of(tx, &pairs).await?;
     // Whoever withdrew from anything is asked by mail first, also about a topic they never touched.
     let left = standings.values().any(|standing| *standing == Standing::Unsubscribed);
     let mut topics = Vec::with_capacity(entry.topics.len());

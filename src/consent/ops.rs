@@ -1,15 +1,18 @@
 //! Use cases: granting, withdrawing, confirming, suppressing, asking.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::ledger::{self, Change};
-use super::{ALL_TOPICS, Action, Event, NewEvent, Standing, sql};
+use super::suppression::{self, Digests, Entry, Kind, NewEntry};
+use super::{ALL_TOPICS, Action, Basis, Event, KeptWording, NewEvent, Standing, State, Wording, sql, standing_sql};
 use crate::clock::Time;
 use crate::contact::ops::Upserted;
 use crate::contact::{self, Address, AttributeValue, Schema};
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
+pub use super::choose::{anything_over, catch_up, choices, pause, refresh, resume, set_frequency, set_profiling, set_tracking, states};
+pub use super::erase::{erase, expire_origins};
 pub use super::sql::topics;
 
 /// The id of a topic's name, made when it is new.
@@ -37,6 +40,11 @@ pub async fn record(db: &Db, event: NewEvent, now: Time) -> Result<Change, DbErr
     Ok(change)
 }
 
+/// Standings of these topics and people; pairs never touched are left out.
+pub(super) async fn standings_of(tx: &mut Tx, pairs: &[(i64, i64)]) -> Result<HashMap<(i64, i64), Standing>, DbError> {
+    Ok(standing_sql::rows(tx, pairs).await?.into_iter().map(|(pair, row)| (pair, row.state.standing)).collect())
+}
+
 /// What a withdrawal did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withdrawal {
@@ -57,11 +65,13 @@ pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<With
         vec![request.topic_id]
     };
     let pairs: Vec<(i64, i64)> = topics.iter().map(|topic| (*topic, request.contact_id)).collect();
-    let standings = sql::standings(tx, &pairs).await?;
+    let standings = standings_of(tx, &pairs).await?;
+    // Whoever left, asked to come back and thinks better of it: nothing may be left to confirm.
+    let open = super::invitation::open_topics(tx, request.contact_id).await?;
     let events: Vec<NewEvent> = topics
         .into_iter()
         .filter(|topic| match standings.get(&(*topic, request.contact_id)) {
-            Some(standing) => *standing != Standing::Unsubscribed,
+            Some(standing) => *standing != Standing::Unsubscribed || open.contains(topic),
             // Topics never touched need no event of their own: the row for everything covers them.
             None => *topic == request.topic_id,
         })
@@ -82,92 +92,92 @@ pub enum DeclaredConsent {
     None,
 }
 
-/// Consent events for imported contacts: `(contact id, line, newly added)` each.
+/// What an import declares about everybody in it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// How far they agreed.
+    pub consent: DeclaredConsent,
+    /// Where they agreed, in the operator's words; nothing personal, it is never erased.
+    pub source: String,
+    /// On what ground they are mailed.
+    pub basis: Basis,
+    /// When an implied consent ends.
+    pub until: Option<Time>,
+}
+
+/// Consent events for imported contacts, `(contact id, line, newly added)` each, on topics: id and purpose each.
 pub async fn record_import(
     tx: &mut Tx,
     rows: &[(i64, u64, bool)],
-    topics: &[i64],
-    consent: DeclaredConsent,
-    source: &str,
+    topics: &[(i64, String)],
+    declared: &Declared,
     now: Time,
 ) -> Result<(), DbError> {
-    let action = match consent {
+    let action = match declared.consent {
         DeclaredConsent::Confirmed => Action::Granted,
         DeclaredConsent::Pending => Action::Requested,
         DeclaredConsent::None => return Ok(()),
     };
-    // Whoever gets an event here was nothing or pending before, so all end at the same standing.
+    // Nearly everybody who gets an event here was nothing or pending before, so they end at the same standing.
     let after = super::fold(Standing::None, action);
-    for topic_id in topics {
-        let alike = ledger::Alike { topic_id: *topic_id, action, source: source.to_owned(), after };
+    for (topic_id, purpose) in topics {
+        let alike = ledger::Alike {
+            topic_id: *topic_id,
+            action,
+            source: declared.source.clone(),
+            purpose: Some(purpose.clone()),
+            basis: Some(declared.basis),
+            until: declared.until,
+            after,
+        };
         // Somebody we know: an event only where it changes something, so that importing a file
         // again leaves the ledger alone.
         let known: Vec<i64> = rows.iter().filter(|(_, _, added)| !added).map(|(contact_id, _, _)| *contact_id).collect();
         let pairs: Vec<(i64, i64)> = known.iter().flat_map(|contact_id| [(*topic_id, *contact_id), (ALL_TOPICS, *contact_id)]).collect();
-        let standings = sql::standings(tx, &pairs).await?;
-        let changes = |contact_id: i64| {
-            let own = standings.get(&(*topic_id, contact_id)).copied();
-            let left_everything = standings.get(&(ALL_TOPICS, contact_id)) == Some(&Standing::Unsubscribed);
-            let before = own.unwrap_or(if left_everything { Standing::Unsubscribed } else { Standing::None });
-            super::fold(before, action) != before
-        };
-        let people = rows
-            .iter()
-            .filter(|(contact_id, _, added)| *added || changes(*contact_id))
-            .map(|(contact_id, line, _)| (*contact_id, i64::try_from(*line).ok()))
-            .collect();
+        let states = standing_sql::rows(tx, &pairs).await?;
+        let state_of = |topic_id: i64, contact_id: i64| states.get(&(topic_id, contact_id)).map_or(State::NONE, |row| row.state);
+        let (mut people, mut others) = (Vec::new(), Vec::new());
+        for (contact_id, line, added) in rows {
+            let line = i64::try_from(*line).ok();
+            let own = if *added { State::NONE } else { state_of(*topic_id, *contact_id) };
+            let everything = if *added { Standing::None } else { state_of(ALL_TOPICS, *contact_id).standing };
+            let event = alike.event(*contact_id, line);
+            let becomes = super::step(own, everything, &event.fact());
+            let left = own.standing == Standing::None && becomes.standing == Standing::Unsubscribed;
+            if becomes == own || left {
+                continue;
+            }
+            // Whose implied consent is prolonged keeps standing, pause and frequency.
+            if becomes.standing == after && becomes.standing != own.standing {
+                people.push((*contact_id, line));
+            } else {
+                others.push(event);
+            }
+        }
+        if declared.consent == DeclaredConsent::Pending {
+            let asked: Vec<i64> = people.iter().map(|(contact_id, _)| *contact_id).collect();
+            super::invitation::ask_many(tx, *topic_id, &asked, now).await?;
+        }
         ledger::append_alike(tx, &alike, people, now).await?;
+        ledger::append(tx, &others, now).await?;
     }
     Ok(())
 }
 
-/// A text that somebody saw when they agreed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wording<'a> {
-    /// The text, to the letter.
-    pub text: &'a str,
-    /// Its language.
-    pub locale: Option<&'a str>,
-    /// Where it was shown: `form`, `mail`, `page`, `api`.
-    pub kind: &'a str,
-    /// How its owner calls this version of it.
-    pub version: Option<&'a str>,
-}
-
-impl Wording<'_> {
-    /// The hash under which it is kept.
-    pub fn hash(&self) -> String {
-        ledger::evidence_digest(self.text)
-    }
-}
-
-/// Keeps a wording, once, and answers its hash. What was kept first stays.
+/// Keeps a wording and answers its hash, for [`NewEvent::wording_hash`].
 pub async fn keep_wording(tx: &mut Tx, wording: &Wording<'_>, now: Time) -> Result<String, DbError> {
     let hash = wording.hash();
     sql::keep_wording(tx, &hash, wording, now).await?;
     Ok(hash)
 }
 
-/// Makes an address known: the one door by which single contacts come in (forms, the API, commands). Adds
-/// the contact or changes the given fields of the one that is there; see [`contact::ops::upsert`].
-pub async fn make_known(
-    tx: &mut Tx,
-    schema: &Schema,
-    entropy: &Entropy,
-    now: Time,
-    address: &Address,
-    fields: &[(&str, AttributeValue)],
-) -> Result<Upserted, DbError> {
-    contact::ops::upsert(tx, schema, entropy, now, address, fields).await
-}
-
-/// Whether nothing may be sent to an address, be it known or not.
-pub async fn is_suppressed(tx: &mut Tx, address: &Address) -> Result<bool, DbError> {
-    Ok(sql::suppression(tx, address.key()).await?.is_some())
+/// Whether nothing may be sent to an address, be it known or not, or of somebody who was erased.
+pub async fn is_suppressed(tx: &mut Tx, digests: &Digests, address: &Address) -> Result<bool, DbError> {
+    Ok(!suppression::look_up(tx, &[address.key()]).await?.is_empty() || suppression::were_erased(tx, digests, address.key()).await?)
 }
 
 /// The wording behind a hash.
-pub async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<String>, DbError> {
+pub async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<KeptWording>, DbError> {
     sql::wording(db, hash).await
 }
 
@@ -178,29 +188,47 @@ pub async fn history(db: &mut impl Connection, contact_id: i64) -> Result<Vec<Ev
 
 /// A person's standings: topic name, standing, since.
 pub async fn standings(db: &mut impl Connection, contact_id: i64) -> Result<Vec<(String, Standing, Time)>, DbError> {
-    sql::standings_of(db, contact_id).await
+    let mut rows: Vec<(String, Standing, Time)> = standing_sql::of_contact(db, contact_id)
+        .await?
+        .into_iter()
+        .filter(|(topic_id, _, _)| *topic_id != ALL_TOPICS)
+        .map(|(_, topic, row)| (topic, row.state.standing, row.since))
+        .collect();
+    rows.sort();
+    Ok(rows)
 }
 
-/// Why and since when an address is suppressed: reason, source, time.
-pub async fn suppression(db: &mut impl Connection, email_key: &str) -> Result<Option<(String, String, Time)>, DbError> {
-    sql::suppression(db, email_key).await
+/// Why an address (as compared) gets nothing; `None` where it may.
+pub async fn suppression(db: &Db, email_key: &str) -> Result<Option<Entry>, DbError> {
+    let mut tx = db.begin_read().await?;
+    let found = suppression::look_up(&mut tx, &[email_key]).await?.remove(email_key);
+    tx.rollback().await?;
+    Ok(found)
 }
 
-/// Which of these comparison keys are suppressed.
-pub async fn suppressed_keys(tx: &mut Tx, keys: Vec<String>) -> Result<HashSet<String>, DbError> {
-    Ok(sql::suppressed_keys(tx, keys).await?.into_iter().collect())
-}
-
-/// Suppresses addresses (comparison key and reason each); those already there stay as they are.
+/// Suppresses addresses (comparison key and reason each) for good; those already there stay as they are.
 /// Answers how many were new.
 pub async fn suppress(tx: &mut Tx, addresses: Vec<(String, String)>, source: &str, now: Time) -> Result<u64, DbError> {
-    let unique: HashMap<String, String> = addresses.into_iter().collect();
-    let (keys, reasons): (Vec<String>, Vec<String>) = unique.into_iter().unzip();
-    let added = sql::suppress(tx, keys, reasons, source, now).await?;
-    if added > 0 {
-        sql::move_epoch(tx).await?;
+    let entry = |(value, reason)| NewEntry { kind: Kind::Address, value, reason, expires_at: None };
+    suppression::add(tx, addresses.into_iter().map(entry).collect(), source, now).await
+}
+
+/// Adds a contact or changes the one with this address (see [`contact::ops::upsert`]), and suppresses the address
+/// again where its owner was erased before: what every way in calls.
+pub async fn make_known(
+    tx: &mut Tx,
+    schema: &Schema,
+    entropy: &Entropy,
+    digests: &Digests,
+    now: Time,
+    address: &Address,
+    fields: &[(&str, AttributeValue)],
+) -> Result<Upserted, DbError> {
+    let upserted = contact::ops::upsert(tx, schema, entropy, now, address, fields).await?;
+    if upserted.added {
+        suppression::recall(tx, digests, &[address.key()], now).await?;
     }
-    Ok(added)
+    Ok(upserted)
 }
 
 /// What asking for a subscription did.
@@ -216,10 +244,11 @@ pub enum Request {
 /// day at most. Asking brings nobody back who withdrew; the confirmation does.
 pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request, DbError> {
     let key = (event.topic_id, event.contact_id);
-    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Request::Already);
     }
-    if super::invitation::ask(tx, event.contact_id, event.topic_id, now).await?
+    let locale = event.detail.as_deref().and_then(|detail| detail.split(' ').find_map(|word| word.strip_prefix("locale=")));
+    if super::invitation::ask(tx, event.contact_id, event.topic_id, locale, now).await?
         || sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str())
     {
         ledger::append(tx, &[NewEvent { action: Action::Requested, ..event }], now).await?;
@@ -248,7 +277,7 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
         return Ok(Confirmation::Gone);
     }
     let key = (event.topic_id, event.contact_id);
-    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Confirmation::Already);
     }
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {

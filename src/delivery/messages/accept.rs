@@ -11,14 +11,15 @@ use sha2::{Digest, Sha256};
 
 use super::sql::NewRow;
 use super::{
-    Accepted, Composer, Content, DEFAULT_EXPIRES_HOURS, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES, MAX_LOCALE_BYTES,
-    MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
+    Accepted, Composer, Content, DEFAULT_EXPIRES_HOURS, Kind, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES,
+    MAX_LOCALE_BYTES, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
 };
 use crate::clock::{HOUR, Time};
 use crate::config::Config;
 use crate::config::diagnostics::did_you_mean;
 use crate::config::messages::MAX_EXPIRES_HOURS;
-use crate::consent::message_refusal;
+use crate::consent::suppression::Digests;
+use crate::consent::{self, message_refusal};
 use crate::contact::{self, Address, Contact, Schema};
 use crate::content::message::MessageDefinition;
 use crate::db::{Db, DbError};
@@ -29,11 +30,12 @@ use crate::entropy::Entropy;
 #[derive(Clone)]
 pub struct Intake {
     db: Db,
-    entropy: Entropy,
+    pub(super) entropy: Entropy,
     schema: Schema,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     composer: Composer,
-    providers: Arc<Providers>,
+    digests: Digests,
+    pub(super) providers: Arc<Providers>,
     accepted: Arc<Notify>,
 }
 
@@ -46,9 +48,17 @@ impl fmt::Debug for Intake {
 impl Intake {
     /// For the templates of `config`. `accepted` is told of each message, so that a sender in this
     /// process need not wait for its next look.
-    pub fn new(config: Arc<Config>, db: Db, schema: Schema, entropy: Entropy, providers: Arc<Providers>, accepted: Arc<Notify>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        db: Db,
+        schema: Schema,
+        entropy: Entropy,
+        digests: Digests,
+        providers: Arc<Providers>,
+        accepted: Arc<Notify>,
+    ) -> Self {
         let composer = Composer::new(schema.clone());
-        Intake { db, entropy, schema, config, composer, providers, accepted }
+        Intake { db, entropy, schema, config, composer, digests, providers, accepted }
     }
 
     /// Accepts a message: finds or makes the contact (no subscription comes of it), writes message
@@ -71,19 +81,21 @@ impl Intake {
         let hash = definition.hash();
         let known = contact::sql::by_email_key(&mut self.db.clone(), &self.schema, new.to.key()).await?;
         let contact = known.clone().unwrap_or_else(|| stranger(&new.to));
-        self.composer.render(&hash, &definition, &data, &contact, new.locale.as_deref(), now).map_err(NotAccepted::Render)?;
+        self.composer.render(&hash, &definition, &data, &contact, new.locale.as_deref(), None, now).map_err(NotAccepted::Render)?;
         let due_at = new.at.unwrap_or(now).max(now);
         let hours = new.expires_hours.or(expires_hours).unwrap_or(DEFAULT_EXPIRES_HOURS);
         let data = data.to_string();
         let mut tx = self.db.begin().await?;
         let contact_id = match known {
             Some(contact) => contact.id,
-            None => contact::ops::upsert(&mut tx, &self.schema, &self.entropy, now, &new.to, &[]).await?.id,
+            None => consent::ops::make_known(&mut tx, &self.schema, &self.entropy, &self.digests, now, &new.to, &[]).await?.id,
         };
         let row = NewRow {
             id: self.entropy.id(now),
             delivery_id: self.entropy.id(now),
             contact_id,
+            kind: Kind::Transactional,
+            topic_id: None,
             client: &new.client,
             idempotency_key: key,
             request_digest: &digest,
@@ -107,8 +119,14 @@ impl Intake {
         let provider = self.providers.of(new.to.domain());
         sql::enqueue(&mut tx, &row, provider, skipped, due_at).await?;
         tx.commit().await?;
-        self.accepted.notify_one();
+        self.wake();
         Ok(Accepted { id: row.id, created: true })
+    }
+
+    /// Tells the sender in this process that a message was committed, so that it need not wait for its next
+    /// look.
+    pub fn wake(&self) {
+        self.accepted.notify_one();
     }
 
     /// What it is written from, what that sees as `data`, and the template's own expiry.

@@ -15,9 +15,8 @@ use super::{Error, client, instance};
 use crate::clock::Time;
 use crate::config::diagnostics::did_you_mean;
 use crate::consent::entry::{Answered, Entry, Wanted, enter, event};
-use crate::consent::ops::{self, Wording};
 use crate::consent::requests::{Admission, Limits};
-use crate::consent::{ALL_TOPICS, Action, Basis, NewEvent, Standing, ledger};
+use crate::consent::{ALL_TOPICS, Action, Basis, NewEvent, Standing, Wording, ledger, ops};
 use crate::contact::import::locale as language_tag;
 use crate::contact::{self, Address, AttributeValue};
 use crate::db::Tx;
@@ -81,7 +80,7 @@ pub(super) async fn subscribe(
             return Err(too_many(retry_seconds));
         }
     }
-    if ops::is_suppressed(&mut tx, &new.address).await? {
+    if ops::is_suppressed(&mut tx, &instance.digests(), &new.address).await? {
         let document = json!({ "email": new.address.as_str(), "contact": null, "suppressed": true, "topics": [] });
         return once.done(tx, StatusCode::OK, document).await;
     }
@@ -119,10 +118,10 @@ async fn apply(
     if let Some(locale) = new.locale.as_ref().filter(|_| !fields.iter().any(|(name, _)| name == "locale")) {
         values.push(("locale", AttributeValue::Text(locale.clone())));
     }
-    let contact_id = ops::make_known(tx, &instance.schema, &instance.entropy, now, &new.address, &values).await?.id;
+    let contact_id = ops::make_known(tx, &instance.schema, &instance.entropy, &instance.digests(), now, &new.address, &values).await?.id;
     let wording_hash = match new.wording {
         Some(text) => {
-            let wording = Wording { text, locale: new.locale.as_deref(), kind: "api", version: new.wording_version };
+            let wording = Wording { text, locale: new.locale.as_deref(), kind: Some("api"), version: new.wording_version };
             Some(ops::keep_wording(tx, &wording, now).await?)
         }
         None => None,
@@ -148,7 +147,7 @@ async fn apply(
     };
     let action = match new.consent {
         Consent::Request => {
-            let answered = enter(tx, &instance.schema, &instance.entropy, &entry, now).await?.topics;
+            let answered = enter(tx, &instance.schema, &instance.entropy, &instance.digests(), &entry, now).await?.topics;
             let word = |answered| match answered {
                 Answered::Subscribed => "subscribed",
                 Answered::Already => "already",

@@ -23,8 +23,8 @@ use super::{Mark, Message, Page, answer, html, not_found};
 use crate::config::Form;
 use crate::consent::Basis;
 use crate::consent::entry::{Entry, Wanted, enter};
-use crate::consent::ops::{self, Wording};
 use crate::consent::requests::{Admission, Limits, Which};
+use crate::consent::{Wording, ops};
 use crate::contact::Address;
 use crate::instance::Instance;
 use crate::text::i18n::{Lang, fill};
@@ -105,7 +105,7 @@ pub(super) fn wording(instance: &Instance, form: &Form, lang: Lang) -> String {
 
 /// What is recorded of those words.
 pub(super) fn record<'a>(form: &'a Form, text: &'a str, lang: Lang) -> Wording<'a> {
-    Wording { text, locale: Some(lang.tag()), kind: "form", version: form.version.as_deref() }
+    Wording { text, locale: Some(lang.tag()), kind: Some("form"), version: form.version.as_deref() }
 }
 
 /// A topic with its box.
@@ -184,7 +184,8 @@ async fn framed_page(State(app): State<Shared>, Path(form): Path<String>, visito
 
 async fn show(app: Shared, form: &str, visitor: Visitor, framed: bool) -> Response {
     let Some(visit) = Visit::of(&app, form, &visitor, framed) else { return not_found(State(app.clone()), visitor).await };
-    let work = visit.form(StatusCode::OK, &Sent::default(), Mistakes::default());
+    let nothing = Sent::default();
+    let work = visit.form(StatusCode::OK, &nothing, Mistakes::default());
     answer(&app, &visitor, None, work).await
 }
 
@@ -392,7 +393,7 @@ impl<'a> Visit<'a> {
             ip: self.visitor.ip.as_deref(),
             agent: self.visitor.agent.as_deref(),
         };
-        enter(&mut tx, &instance.schema, &instance.entropy, &entry, now).await?;
+        enter(&mut tx, &instance.schema, &instance.entropy, &instance.digests(), &entry, now).await?;
         tx.commit().await?;
         Ok(())
     }
