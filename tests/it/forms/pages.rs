@@ -12,7 +12,7 @@ on_each_database! {
             let page = shown.text();
             assert_eq!(shown.status, 200, "{page}");
             assert!(page.contains(&format!("<html lang=\"{tag}\">")) && page.contains(title) && page.contains(wording), "{page}");
-            assert!(!page.contains("checked") && !page.contains("<script"), "nothing is ticked beforehand: {page}");
+            assert!(!page.contains("\" checked") && !page.contains("<script"), "nothing is ticked beforehand: {page}");
             assert!(page.contains("autocomplete=\"email\"") && page.contains("autocomplete=\"given-name\"") && page.contains("inputmode=\"decimal\""));
             let policy = shown.header("content-security-policy").unwrap();
             assert!(!policy.contains("script-src") && policy.contains("frame-ancestors 'none'"), "{policy}");
