@@ -83,7 +83,7 @@ pub async fn enter(
     now: Time,
 ) -> Result<Entered, DbError> {
     let known = contact::sql::by_email_key(tx, schema, entry.address.key()).await?.map(|contact| contact.id);
-    if ops::is_suppressed(tx, entry.address).await? {
+    if ops::is_suppressed(tx, digests, entry.address).await? {
         return Ok(Entered { contact_id: known, topics: Vec::new() });
     }
     let at_once = entry.topics.iter().any(|topic| !topic.double);

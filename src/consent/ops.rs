@@ -171,9 +171,9 @@ pub async fn keep_wording(tx: &mut Tx, wording: &Wording<'_>, now: Time) -> Resu
     Ok(hash)
 }
 
-/// Whether nothing may be sent to an address, be it known or not.
-pub async fn is_suppressed(tx: &mut Tx, address: &Address) -> Result<bool, DbError> {
-    Ok(suppression::look_up(tx, &[address.key()]).await?.contains_key(address.key()))
+/// Whether nothing may be sent to an address, be it known or not, or of somebody who was erased.
+pub async fn is_suppressed(tx: &mut Tx, digests: &Digests, address: &Address) -> Result<bool, DbError> {
+    Ok(!suppression::look_up(tx, &[address.key()]).await?.is_empty() || suppression::were_erased(tx, digests, address.key()).await?)
 }
 
 /// The wording behind a hash.

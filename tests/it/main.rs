@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod api_subscriptions;
 mod campaign;
 mod check;
 mod cli;
@@ -19,6 +20,7 @@ mod dkim;
 mod example;
 mod faults;
 mod flows;
+mod forms;
 mod frame;
 mod harness;
 mod import;

@@ -15,6 +15,7 @@ use crate::config::diagnostics::did_you_mean;
 use crate::consent::ops;
 use crate::contact::{self, Address, AttributeValue, BUILT_IN_FIELDS, Contact, Schema, field};
 use crate::db::Tx;
+use crate::instance::Instance;
 use crate::web::Shared;
 
 const FIELDS: &[&str] = &["email", "attributes"];
@@ -38,7 +39,7 @@ pub(super) async fn save(State(app): State<Shared>, headers: HeaderMap, body: Re
     let names: Vec<&str> = cleared.iter().map(String::as_str).collect();
     contact::ops::clear(&mut tx, &instance.schema, made.id, &names, now).await?;
     let contact = contact::sql::by_ids(&mut tx, &instance.schema, &[made.id]).await?.pop().ok_or_else(missing)?;
-    let document = document(&mut tx, &contact).await?;
+    let document = document(&mut tx, instance, &contact).await?;
     once.done(tx, if made.added { StatusCode::CREATED } else { StatusCode::OK }, document).await
 }
 
@@ -52,7 +53,7 @@ pub(super) async fn show(State(app): State<Shared>, headers: HeaderMap, Path(nam
         (_, Ok(address)) => contact::sql::by_email_key(&mut tx, &instance.schema, address.key()).await?,
         _ => None,
     };
-    let document = document(&mut tx, &found.ok_or_else(missing)?).await?;
+    let document = document(&mut tx, instance, &found.ok_or_else(missing)?).await?;
     Ok(Json(document).into_response())
 }
 
@@ -61,10 +62,10 @@ fn missing() -> Error {
 }
 
 /// A contact as the API shows it.
-async fn document(tx: &mut Tx, contact: &Contact) -> Result<Value, Error> {
+async fn document(tx: &mut Tx, instance: &Instance, contact: &Contact) -> Result<Value, Error> {
     let standings = ops::standings(tx, contact.id).await?;
     let suppressed = match Address::parse(&contact.email) {
-        Ok(address) => ops::is_suppressed(tx, &address).await?,
+        Ok(address) => ops::is_suppressed(tx, &instance.digests(), &address).await?,
         Err(_) => false,
     };
     let topics: Vec<Value> = standings

@@ -16,8 +16,7 @@ use crate::clock::Time;
 use crate::config::diagnostics::did_you_mean;
 use crate::consent::entry::{Answered, Entry, Wanted, enter, event};
 use crate::consent::requests::{Admission, Limits};
-use crate::consent::{ALL_TOPICS, Action, Basis, NewEvent, Standing, ledger};
-use crate::consent::{Wording, ops};
+use crate::consent::{ALL_TOPICS, Action, Basis, NewEvent, Standing, Wording, ledger, ops};
 use crate::contact::import::locale as language_tag;
 use crate::contact::{self, Address, AttributeValue};
 use crate::db::Tx;
@@ -81,7 +80,7 @@ pub(super) async fn subscribe(
             return Err(too_many(retry_seconds));
         }
     }
-    if ops::is_suppressed(&mut tx, &new.address).await? {
+    if ops::is_suppressed(&mut tx, &instance.digests(), &new.address).await? {
         let document = json!({ "email": new.address.as_str(), "contact": null, "suppressed": true, "topics": [] });
         return once.done(tx, StatusCode::OK, document).await;
     }

@@ -184,7 +184,8 @@ async fn framed_page(State(app): State<Shared>, Path(form): Path<String>, visito
 
 async fn show(app: Shared, form: &str, visitor: Visitor, framed: bool) -> Response {
     let Some(visit) = Visit::of(&app, form, &visitor, framed) else { return not_found(State(app.clone()), visitor).await };
-    let work = async { Ok(visit.form(StatusCode::OK, &Sent::default(), Mistakes::default()).await?) };
+    let nothing = Sent::default();
+    let work = visit.form(StatusCode::OK, &nothing, Mistakes::default());
     answer(&app, &visitor, None, work).await
 }
 
