@@ -5,6 +5,7 @@
 mod support;
 
 mod addresses;
+mod browser;
 mod campaign;
 mod check;
 mod cli;
