@@ -51,10 +51,21 @@ mod tests {
 
     #[test]
     fn colours_are_written_as_on_the_web() {
-        for (text, colour) in [("#1f6b4a", Some([0x1f, 0x6b, 0x4a])), ("#FA0", Some([0xff, 0xaa, 0])), ("#+12345", None), ("1f6b4a", None), ("#1f6b4", None), ("#", None), ("green", None)] {
+        for (text, colour) in [
+            ("#1f6b4a", Some([0x1f, 0x6b, 0x4a])),
+            ("#FA0", Some([0xff, 0xaa, 0])),
+            ("#+12345", None),
+            ("1f6b4a", None),
+            ("#1f6b4", None),
+            ("#", None),
+            ("green", None),
+        ] {
             assert_eq!(text.parse().ok(), colour.map(Colour), "{text}");
         }
         assert_eq!(Colour([1, 2, 255]).to_string(), "#0102ff");
-        assert_eq!((Colour([0; 3]).towards(Colour([255; 3]), 256), Colour([9; 3]).towards(Colour([255; 3]), 0)), (Colour([255; 3]), Colour([9; 3])));
+        assert_eq!(
+            (Colour([0; 3]).towards(Colour([255; 3]), 256), Colour([9; 3]).towards(Colour([255; 3]), 0)),
+            (Colour([255; 3]), Colour([9; 3]))
+        );
     }
 }

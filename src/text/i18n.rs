@@ -482,7 +482,8 @@ mod tests {
     #[test]
     fn languages_written_from_right_to_left_are_known_by_script_or_language() {
         let languages = Languages::built_in();
-        let whole: String = languages.english().texts().iter().map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str()))).collect();
+        let whole: String =
+            languages.english().texts().iter().map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str()))).collect();
         let languages = own(&[("ar", &whole), ("he-IL", &whole), ("uz-Arab", &whole), ("ar-Latn", &whole)]).expect("whole");
         let found: Vec<&str> = languages.all().filter(|lang| lang.right_to_left()).map(Lang::tag).collect();
         assert_eq!(found, ["ar", "he-IL", "uz-Arab"]);

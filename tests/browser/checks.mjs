@@ -153,7 +153,8 @@ export async function examine(visitor, { name, lang, status = 200, policy = {}, 
   }
   problems.push(...(await page.evaluate(overflow)));
   await picture("320");
-  problems.push(...(await audit(page)));
+  // A mail is a table in somebody else's window: it has no landmarks of its own.
+  problems.push(...(await audit(page, mail ? { rules: { region: { enabled: false }, "landmark-one-main": { enabled: false } } } : {})));
   if (thorough) {
     await visitor.dark();
     await picture("320-dark");

@@ -5,6 +5,7 @@
 //   heading  the text of languages/*.toml that its h1 says (without the values filled in)
 //   status   of the answer; 200 unless told
 //   site     which of the running sites; the ordinary one unless told
+//   tags     languages; all unless told
 //   mail     a mail shown as a page: its frame and policy are the mail's own
 //   policy   what it is allowed beyond our own style: { script: true } for a proof of work
 import { leaveByPage, pending } from "./ways.mjs";
@@ -67,6 +68,13 @@ export const PAGES = [
     },
   },
   {
+    name: "preferences-branded",
+    heading: "preferences_title",
+    site: "branded",
+    tags: ["en"],
+    open: async (visitor, stage, lang) => visitor.open(new URL(link((await stage.person()).letter, "/p/")).pathname, lang),
+  },
+  {
     name: "confirm",
     heading: "confirm_title",
     open: async (visitor, stage, lang) => visitor.open(link((await pending(stage)).mail, "/s/"), lang),
@@ -103,6 +111,7 @@ export const PAGES = [
   {
     name: "view",
     mail: true,
+    tags: ["en"],
     open: async (visitor, stage) => {
       // Else the checker could not run in the mail's sandbox; a test of its own looks at the policy.
       await visitor.page.setBypassCSP(true);

@@ -42,7 +42,7 @@ async function page(entry, lang) {
     const heading = await visitor.page.$eval("h1", (heading) => heading.textContent.trim());
     if (!says(heading, stage.words(lang, entry.heading))) problems.push(`${name} (${lang}): the heading is “${heading}”, not ${entry.heading}`);
   }
-  problems.push(...(await examine(visitor, { ...entry, lang: entry.mail ? "en" : lang, pictures: stage.pictures })));
+  problems.push(...(await examine(visitor, { ...entry, lang, pictures: stage.pictures })));
   problems.push(...(await visitor.leave()).map((complaint) => `${name} (${lang}): ${complaint}`));
 }
 
@@ -53,12 +53,20 @@ async function way(entry) {
 }
 
 const tasks = [
-  { name: "gallery", run: async () => problems.push(...(await gallery(browser, stage))) },
+  ...(stage.pages ? [{ name: "gallery", run: async () => problems.push(...(await gallery(browser, stage))) }] : []),
   ...WAYS.map((entry) => ({ name: entry.name, run: () => way(entry) })),
   ...(stage.pages ? PAGES : []).flatMap((entry) =>
-    (entry.mail ? ["en"] : stage.tags).map((lang) => ({ name: `${entry.name} (${lang})`, run: () => page(entry, lang) })),
+    (entry.tags ?? stage.tags).map((lang) => ({ name: `${entry.name} (${lang})`, run: () => page(entry, lang) })),
   ),
 ].filter((task) => task.name.includes(only));
+
+// All pictures on one page, for whoever looks at them.
+function contactSheet() {
+  const files = fs.readdirSync(stage.pictures).filter((file) => file.endsWith(".png")).sort();
+  const figures = files.map((file) => `<figure><img src="${file}" alt=""><figcaption>${file.slice(0, -4)}</figcaption></figure>`);
+  const style = "body{display:flex;flex-wrap:wrap;gap:12px;align-items:start;font:12px sans-serif}figure{margin:0}img{width:240px;border:1px solid}";
+  fs.writeFileSync(path.join(stage.pictures, "index.html"), `<!doctype html><meta charset="utf-8"><title>Pages</title><style>${style}</style>${figures.join("")}`);
+}
 
 const started = Date.now();
 let next = 0;
@@ -78,6 +86,7 @@ async function window() {
 }
 await Promise.all(Array.from({ length: WINDOWS }, window));
 await close();
+if (stage.pages) contactSheet();
 for (const problem of problems) console.log(`- ${problem}`);
 console.log(`${ran} scenarios in ${Math.round((Date.now() - started) / 1000)} s, ${problems.length} problems`);
 process.exitCode = problems.length > 0 || ran === 0 ? 1 : 0;

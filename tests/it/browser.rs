@@ -29,6 +29,9 @@ const NOBODY: i64 = 999_999;
 /// When a confirmation link has expired long ago.
 const LATER: i64 = 60 * DAY;
 
+/// Nothing can be read in this colour on white.
+const ACCENT: &str = "#ffd400";
+
 const OPTIN_TOML: &str = r#"[site]
 url = "http://127.0.0.1:8080"
 [sender]
@@ -48,7 +51,10 @@ description = "Prices that do not last, a few times a year."
 const FILES: &[(&str, &str)] = &[
     ("optin.toml", OPTIN_TOML),
     ("topics.toml", TOPICS_TOML),
-    ("campaigns/weekly.toml", "topic = \"tea-letter\"\nsubject = \"春茶到了 — this week's leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n"),
+    (
+        "campaigns/weekly.toml",
+        "topic = \"tea-letter\"\nsubject = \"春茶到了 — this week's leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n",
+    ),
     ("campaigns/weekly.md", "# Fresh\n\n[Three new oolongs](https://tea.example/oolong) came in. 三種新烏龍。\n"),
 ];
 
@@ -143,7 +149,10 @@ fn path_of(letter: char, purpose: Purpose, fields: &[i64]) -> String {
 /// Runs the scenarios on the stage and shows what they say.
 fn play(stage: &Path) {
     let browser = repository().join("tests/browser");
-    assert!(browser.join("node_modules").is_dir(), "the browser tests' packages are missing: run `./test`, or `npm ci --ignore-scripts` in tests/browser");
+    assert!(
+        browser.join("node_modules").is_dir(),
+        "the browser tests' packages are missing: run `./test`, or `npm ci --ignore-scripts` in tests/browser"
+    );
     let home = tempfile::tempdir().unwrap();
     let output = Command::new("node")
         .arg(browser.join("run.mjs"))
@@ -168,10 +177,16 @@ async fn stage(database: TestDatabase, pages: bool) {
     let _site = serve(instance.command(&["serve"]));
     let later = support::free_port();
     let _later = serve(twin(&instance, later).clock(&Clock::system().now().plus(LATER).to_string()));
+    let branded = support::free_port();
+    let _branded = serve(twin(&instance, branded).env("OPTIN_SITE__ACCENT", ACCENT));
     let (_lost, broken, _broken) = broken_site().await;
 
     let pictures = repository().join("target/browser");
-    std::fs::create_dir_all(&pictures).unwrap();
+    if pages {
+        let _ = std::fs::remove_dir_all(&pictures);
+        std::fs::create_dir_all(&pictures).unwrap();
+    }
+    let here = |port: u16| format!("http://127.0.0.1:{port}");
     let file = instance.root().join("stage.json");
     let stage = json!({
         "repository": repository(),
@@ -184,7 +199,7 @@ async fn stage(database: TestDatabase, pages: bool) {
         "program": env!("CARGO_BIN_EXE_optin"),
         "folder": instance.root(),
         "environment": instance.variables(),
-        "sites": { "site": instance.url(""), "later": format!("http://127.0.0.1:{later}"), "broken": broken.url("") },
+        "sites": { "site": instance.url(""), "later": here(later), "branded": here(branded), "broken": broken.url("") },
         "signed": {
             "gone": path_of('u', Purpose::UnsubscribeBody, &[NOBODY, 1, 0]),
             "view_gone": path_of('v', Purpose::View, &[NOBODY]),

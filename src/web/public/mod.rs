@@ -2,6 +2,7 @@
 
 pub(super) mod confirm;
 mod fields;
+pub(super) mod look;
 pub(super) mod preferences;
 pub(super) mod unsubscribe;
 pub(super) mod view;
@@ -35,10 +36,12 @@ const DATABASE_TIME: Duration = Duration::from_secs(12);
 /// When to come back, in seconds.
 const RETRY_SECONDS: &str = "60";
 
-/// Nothing but our own style and forms: no script, image, frame or foreign address.
+/// Nothing but our own style, sign (an image in the page itself) and forms: no script, frame or foreign address.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
-    let policy = format!("default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'");
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    );
     HeaderValue::from_str(&policy).expect("the policy is ASCII")
 });
 
@@ -63,6 +66,15 @@ impl<'a> Page<'a> {
 
     fn style(&self) -> &'static str {
         STYLE
+    }
+
+    /// Colours of the instance's own.
+    fn brand(&self) -> Option<&str> {
+        self.app.look.style()
+    }
+
+    fn icon(&self) -> String {
+        self.app.look.icon_address()
     }
 
     /// Tag, name and whether it is this page's, of each language.
