@@ -40,6 +40,7 @@ export class Visitor {
     page.setDefaultTimeout(PATIENCE);
     await page.setJavaScriptEnabled(script);
     await visitor.resize(size);
+    await visitor.dark(false);
     // Several windows work at a time; each believes that it is the one in front, or nothing has the focus.
     await (await page.createCDPSession()).send("Emulation.setFocusEmulationEnabled", { enabled: true });
     return visitor;
@@ -70,7 +71,9 @@ export class Visitor {
   }
 
   async dark(on = true) {
-    await this.page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: on ? "dark" : "light" }]);
+    // Without motion, so that nothing is looked at on its way from one colour to the other.
+    const still = { name: "prefers-reduced-motion", value: "reduce" };
+    await this.page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: on ? "dark" : "light" }, still]);
   }
 
   // Opens an address of the site: a path, or the whole address as it stands in a mail.
