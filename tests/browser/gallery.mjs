@@ -13,6 +13,16 @@ export async function gallery(browser, stage) {
   await page.setContent(
     `<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>Every piece</title><style>${style}</style><body>${body}`,
   );
+  // A selector that the browser does not know takes its whole rule along, silently.
+  const lost = await page.evaluate((lines) => {
+    const rules = (line) => {
+      const sheet = new CSSStyleSheet();
+      sheet.replaceSync(line);
+      return sheet.cssRules.length;
+    };
+    return lines.filter((line) => rules(line) === 0);
+  }, style.split("\n").filter(Boolean));
+  problems.push(...lost.map((line) => `the browser does not understand ${line}`));
   const picture = (kind) => page.screenshot({ path: `${stage.pictures}/gallery-${kind}.png`, fullPage: true });
   const session = await page.createCDPSession();
   const look = (media) => session.send("Emulation.setEmulatedMedia", media);
