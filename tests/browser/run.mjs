@@ -1,5 +1,5 @@
 // The browser tests. `node run.mjs STAGE.json` is called by tests/it/browser.rs, which builds the stage;
-// `ONLY=unsub` runs what has that in its name.
+// `ONLY='unsub|goodbye'` runs what fits that pattern.
 import fs from "node:fs";
 import path from "node:path";
 import { launch, SIZES, Visitor } from "./browser.mjs";
@@ -13,7 +13,7 @@ import { WAYS } from "./ways.mjs";
 const WINDOWS = 3;
 
 const stage = new Stage(process.argv[2]);
-const only = process.env.ONLY ?? "";
+const only = new RegExp(process.env.ONLY ?? "");
 const { browser, close } = await launch();
 const problems = [];
 stage.complain = (complaints) => problems.push(...complaints);
@@ -37,7 +37,7 @@ function says(heading, text) {
 async function page(entry, lang) {
   const visitor = await stage.visit({ site: entry.site, script: entry.script });
   await entry.open(visitor, stage, lang);
-  const name = entry.name;
+  const { name } = entry;
   if (entry.heading) {
     const heading = await visitor.page.$eval("h1", (heading) => heading.textContent.trim());
     if (!says(heading, stage.words(lang, entry.heading))) problems.push(`${name} (${lang}): the heading is “${heading}”, not ${entry.heading}`);
@@ -47,7 +47,7 @@ async function page(entry, lang) {
 }
 
 async function way(entry) {
-  const visitor = await stage.visit({ script: entry.script, size: entry.name.includes("keys") ? SIZES.desk : SIZES.phone });
+  const visitor = await stage.visit({ site: entry.site, script: entry.script, size: entry.name.includes("keys") ? SIZES.desk : SIZES.phone });
   await entry.run(visitor, stage);
   problems.push(...(await visitor.leave()).map((complaint) => `${entry.name}: ${complaint}`));
 }
@@ -58,7 +58,7 @@ const tasks = [
   ...(stage.pages ? PAGES : []).flatMap((entry) =>
     (entry.tags ?? stage.tags).map((lang) => ({ name: `${entry.name} (${lang})`, run: () => page(entry, lang) })),
   ),
-].filter((task) => task.name.includes(only));
+].filter((task) => only.test(task.name));
 
 // All pictures on one page, for whoever looks at them.
 function contactSheet() {
