@@ -53,6 +53,8 @@ ALTER TABLE confirmation ADD COLUMN message_id BIGINT;
 ALTER TABLE confirmation ADD COLUMN reminder_id BIGINT;
 ALTER TABLE confirmation ADD COLUMN locale TEXT;
 ALTER TABLE confirmation ADD COLUMN form TEXT;
+-- What was typed into the form, as JSON: personal; it fills in what is empty once confirmed.
+ALTER TABLE confirmation ADD COLUMN profile TEXT;
 ALTER TABLE confirmation ADD COLUMN remind_at BIGINT;
 ALTER TABLE confirmation ADD COLUMN reminded_at BIGINT;
 CREATE INDEX confirmation_contact ON confirmation (contact_id);
@@ -110,6 +112,19 @@ CREATE TABLE form_bucket (
   taken_at BIGINT NOT NULL,
   PRIMARY KEY (name)
 ) /* clustered */;
+
+-- What the API answered to a request with an Idempotency-Key: its repetition gets the same. `digest` is of
+-- the request, the answer holds what the caller sent.
+CREATE TABLE api_request (
+  client TEXT NOT NULL,
+  key TEXT NOT NULL,
+  digest TEXT NOT NULL,
+  status BIGINT NOT NULL,
+  answer TEXT NOT NULL,
+  at BIGINT NOT NULL,
+  PRIMARY KEY (client, key)
+) /* clustered */;
+CREATE INDEX api_request_at ON api_request (at);
 
 -- What people demanded of us by their rights (access, erasure, ..), and until when we have to answer.
 -- `subject` is a keyed digest of the address: it stays when the person is erased.

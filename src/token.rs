@@ -16,7 +16,7 @@ const MAC_BYTES: usize = 12;
 /// Longest token we look at: nothing we make comes near it.
 const MAX_TOKEN_CHARS: usize = 300;
 /// Most numbers a token carries: a person, an expiry, and the topics of one confirmation mail.
-const MAX_FIELDS: usize = 18;
+pub const MAX_FIELDS: usize = 18;
 
 /// What a token may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,12 +39,17 @@ pub enum Purpose {
     Confirm = 7,
     /// Unsubscribe by mail to the address in the header. Fields: contact, topic, delivery.
     UnsubscribeMail = 8,
+    /// The challenge of a form. Fields: expiry in milliseconds, a random number; bound to the form.
+    FormChallenge = 40,
+    /// A form may be sent without a solution from a moment on. Fields: that moment in milliseconds, a random
+    /// number; bound to the form and the address.
+    FormWait = 41,
 }
 
 impl Purpose {
     fn from_byte(byte: u8) -> Option<Self> {
         use Purpose::*;
-        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail]
+        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail, FormChallenge, FormWait]
             .into_iter()
             .find(|purpose| *purpose as u8 == byte)
     }

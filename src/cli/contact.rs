@@ -74,24 +74,7 @@ impl ContactCommand {
 
 /// Built-in fields and attributes that are set, by name.
 pub(super) fn fields(contact: &Contact) -> Map<String, Value> {
-    let mut out = Map::new();
-    let built_in = [
-        ("first_name", &contact.first_name),
-        ("last_name", &contact.last_name),
-        ("locale", &contact.locale),
-        ("timezone", &contact.timezone),
-        ("phone", &contact.phone),
-        ("external_id", &contact.external_id),
-    ];
-    for (name, value) in built_in {
-        if let Some(value) = value {
-            out.insert(name.to_owned(), json!(value));
-        }
-    }
-    for (name, value) in &contact.attributes {
-        out.insert(name.clone(), field::to_json(value));
-    }
-    out
+    field::all(contact)
 }
 
 fn plain(value: &Value) -> String {

@@ -5,6 +5,7 @@ mod consent;
 mod contact;
 mod demo;
 mod dkim;
+mod form;
 mod import;
 mod inbound;
 mod init;
@@ -75,6 +76,8 @@ enum Command {
     Send(send::Send),
     /// List, show, pause, resume or cancel runs, and release doubtful mails.
     Run(run::RunCommand),
+    /// List subscription forms, and print one as HTML for a site of your own.
+    Form(form::FormCommand),
     /// Make DKIM keys and show their DNS records.
     Dkim(dkim::DkimCommand),
     /// Read what came back by mail: requests to unsubscribe.
@@ -119,6 +122,7 @@ impl Command {
             | Command::Preview(_)
             | Command::Test(_)
             | Command::Run(_)
+            | Command::Form(_)
             | Command::Dkim(_)
             | Command::Inbound(_)
             | Command::Message(_)
@@ -222,6 +226,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Test(command) => command.run(&context).await,
         Command::Send(command) => command.run(&context).await,
         Command::Run(command) => command.run(&context).await,
+        Command::Form(command) => command.run(&context).await,
         Command::Dkim(command) => command.run(&context),
         Command::Inbound(command) => command.run(&context).await,
         Command::Report(command) => command.run(&context).await,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 const FILES: &[(&str, &str)] = &[
     ("optin.toml", include_str!("../../config/optin.toml")),
     ("topics.toml", include_str!("../../config/topics.toml")),
+    ("forms.toml", include_str!("../../config/forms.toml")),
+    ("profile.toml", include_str!("../../config/profile.toml")),
     ("segments.toml", include_str!("../../config/segments.toml")),
     ("campaigns/spring-leaves.toml", include_str!("../../config/campaigns/spring-leaves.toml")),
     ("campaigns/spring-leaves.md", include_str!("../../config/campaigns/spring-leaves.md")),

@@ -9,11 +9,14 @@
 use std::fmt;
 
 mod choose;
+pub mod entry;
 mod erase;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
 mod permit;
+pub mod repeats;
+pub mod requests;
 mod sql;
 mod standing_sql;
 mod state;

@@ -41,7 +41,7 @@ pub async fn record(db: &Db, event: NewEvent, now: Time) -> Result<Change, DbErr
 }
 
 /// Standings of these topics and people; pairs never touched are left out.
-async fn standings_of(tx: &mut Tx, pairs: &[(i64, i64)]) -> Result<HashMap<(i64, i64), Standing>, DbError> {
+pub(super) async fn standings_of(tx: &mut Tx, pairs: &[(i64, i64)]) -> Result<HashMap<(i64, i64), Standing>, DbError> {
     Ok(standing_sql::rows(tx, pairs).await?.into_iter().map(|(pair, row)| (pair, row.state.standing)).collect())
 }
 
@@ -169,6 +169,11 @@ pub async fn keep_wording(tx: &mut Tx, wording: &Wording<'_>, now: Time) -> Resu
     let hash = wording.hash();
     sql::keep_wording(tx, &hash, wording, now).await?;
     Ok(hash)
+}
+
+/// Whether nothing may be sent to an address, be it known or not.
+pub async fn is_suppressed(tx: &mut Tx, address: &Address) -> Result<bool, DbError> {
+    Ok(suppression::look_up(tx, &[address.key()]).await?.contains_key(address.key()))
 }
 
 /// The wording behind a hash.

@@ -116,6 +116,13 @@ pub fn of_contact(contact: &Contact, name: &str) -> Option<AttributeValue> {
     built_in.clone().map(AttributeValue::Text)
 }
 
+/// Built-in fields other than the address, and declared attributes, that are set, as JSON by name.
+pub fn all(contact: &Contact) -> serde_json::Map<String, Value> {
+    let built_in = BUILT_IN_FIELDS.iter().copied().filter(|name| *name != "email");
+    let names = built_in.chain(contact.attributes.keys().map(String::as_str));
+    names.filter_map(|name| Some((name.to_owned(), to_json(&of_contact(contact, name)?)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,7 +34,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         recorder,
         intake: Some(instance.message_intake()),
         permission: Arc::new(Consents { instance: instance.clone() }),
-        instance: inbox.is_some().then(|| instance.clone()),
+        instance: Some(instance.clone()),
         views: Arc::new(Views { instance, contents: Mutex::default() }),
         inbox,
     }

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::{FromRequestParts as _, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -32,6 +33,33 @@ const MAX_STATUS_NUMBERS: usize = 50;
 pub(super) struct Metrics {
     started_at: Time,
     last: Mutex<Option<Counted>>,
+    /// What became of the requests of forms, by [`FormOutcome`].
+    forms: [AtomicU64; FormOutcome::ALL.len()],
+}
+
+/// What became of a request of a form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FormOutcome {
+    /// Taken.
+    Accepted,
+    /// Sent back with mistakes, or to be pressed again.
+    Returned,
+    /// Fell into the trap for machines: answered like the others, nothing was done.
+    Trapped,
+    /// Asked for a proof.
+    Challenged,
+    /// Over a limit.
+    Limited,
+}
+
+impl FormOutcome {
+    const ALL: [(FormOutcome, &'static str); 5] = [
+        (FormOutcome::Accepted, "accepted"),
+        (FormOutcome::Returned, "returned"),
+        (FormOutcome::Trapped, "trapped"),
+        (FormOutcome::Challenged, "challenged"),
+        (FormOutcome::Limited, "limited"),
+    ];
 }
 
 struct Counted {
@@ -41,7 +69,19 @@ struct Counted {
 
 impl Metrics {
     pub(super) fn new(started_at: Time) -> Self {
-        Metrics { started_at, last: Mutex::new(None) }
+        Metrics { started_at, last: Mutex::new(None), forms: Default::default() }
+    }
+
+    /// Counts a request of a form.
+    pub(super) fn form(&self, outcome: FormOutcome) {
+        self.forms[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn forms(&self, text: &mut String) {
+        family(text, "optin_form_requests_total", "counter", "Requests of subscription forms on this node since its start, by outcome.");
+        for ((_, name), count) in FormOutcome::ALL.iter().zip(&self.forms) {
+            sample(text, "optin_form_requests_total", &[("outcome", name)], count.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -73,6 +113,7 @@ pub(super) async fn page(State(app): State<Shared>, request: Request) -> Respons
         },
     };
     drop(last);
+    app.metrics.forms(&mut text);
     process(&mut text, now.since(app.metrics.started_at));
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")], text).into_response()
 }

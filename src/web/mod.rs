@@ -35,6 +35,7 @@ use crate::token::Keys;
 use crate::tracking::Recorder;
 
 pub use public::look::Look;
+pub use public::snippet::snippet;
 pub use serve::serve;
 
 /// Most bytes of a form: the biggest honest one, the preference page, stays under 10 KiB.
@@ -66,7 +67,8 @@ pub struct App {
     pub intake: Option<Intake>,
     /// The development inbox, where it runs.
     pub inbox: Option<inbox::Inbox>,
-    /// The instance behind the report pages, which stand beside the inbox only.
+    /// The instance behind forms, the API of contacts and subscriptions, and the report pages (which stand
+    /// beside the inbox only).
     pub instance: Option<Arc<crate::instance::Instance>>,
 }
 
@@ -104,6 +106,9 @@ pub fn router(app: App) -> Router {
         .route("/p/{token}", get(public::preferences::page).post(public::preferences::submit))
         .route("/s/{token}", get(public::confirm::page).post(public::confirm::submit))
         .fallback(public::not_found);
+    if app.instance.is_some() {
+        routes = routes.merge(public::subscribe::routes());
+    }
     if app.intake.is_some() {
         routes = routes.merge(api::routes());
     }

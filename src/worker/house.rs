@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{RunError, lease, questions, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::suppression;
+use crate::consent::{repeats, requests};
 use crate::delivery::mx::{self, Learner, Resolver};
 use crate::delivery::{limit, throttles};
 use crate::instance::Instance;
@@ -77,6 +78,8 @@ async fn forget(instance: &Instance, now: Time) -> Result<(), RunError> {
     let mut tx = instance.db.begin().await?;
     limit::forget(&mut tx, now).await?;
     throttles::forget(&mut tx, now).await?;
+    requests::forget(&mut tx, now).await?;
+    repeats::forget(&mut tx, now).await?;
     Ok(tx.commit().await?)
 }
 

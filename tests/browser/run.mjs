@@ -5,9 +5,13 @@ import path from "node:path";
 import { launch, SIZES, Visitor } from "./browser.mjs";
 import { examine } from "./checks.mjs";
 import { gallery } from "./gallery.mjs";
-import { PAGES } from "./pages.mjs";
+import * as forms from "./forms.mjs";
+import * as pages from "./pages.mjs";
 import { Stage } from "./stage.mjs";
-import { WAYS } from "./ways.mjs";
+import * as ways from "./ways.mjs";
+
+const WAYS = [ways, forms].flatMap((file) => file.WAYS);
+const PAGES = [pages, forms].flatMap((file) => file.PAGES);
 
 // Windows at work at the same time: the test machine has few cores.
 const WINDOWS = 3;

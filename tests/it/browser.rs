@@ -38,19 +38,64 @@ url = "http://127.0.0.1:8080"
 name = "茶屋 Tea House"
 email = "letters@tea.example"
 postal_address = "1 Leaf Street, Da'an District, Taipei 106, Taiwan"
+[attributes]
+city = "text"
+[forms]
+per_client = "5000/h"
+all = "5000/h"
+burst = 1000
 "#;
 
 const TOPICS_TOML: &str = r#"[tea-letter]
 name = "Tea letter 茶訊"
 description = "What is fresh, who grew it, and how to brew it. Every Tuesday. 每週二：新茶、茶園、沖泡。"
+opt_in = "double"
 [offers]
 name = "Offers 優惠"
 description = "Prices that do not last, a few times a year."
+opt_in = "double"
+"#;
+
+const PROFILE_TOML: &str = r#"[first_name]
+label = "First name"
+[first_name.zh-Hant]
+label = "名字"
+[first_name.zh-Hans]
+label = "名字"
+[city]
+label = "City"
+help = "So that you hear of tastings near you."
+choices = ["Taipei", "Tainan", "Hsinchu"]
+ask = true
+[city.zh-Hant]
+label = "城市"
+help = "我們會告訴您附近的品茶活動。"
+[city.zh-Hans]
+label = "城市"
+help = "我们会告诉您附近的品茶活动。"
+"#;
+
+const FORMS_TOML: &str = r#"[tea]
+topics = ["tea-letter", "offers"]
+title = "Tea in your mailbox"
+text = "Two letters, one table: choose what you like."
+fields = ["first_name"]
+[tea.zh-Hant]
+title = "把茶送進信箱"
+text = "兩種電子報，任您選擇。"
+[tea.zh-Hans]
+title = "把茶送进邮箱"
+text = "两种邮件，任您选择。"
+[letter]
+topics = ["tea-letter"]
+title = "The tea letter"
 "#;
 
 const FILES: &[(&str, &str)] = &[
     ("optin.toml", OPTIN_TOML),
     ("topics.toml", TOPICS_TOML),
+    ("profile.toml", PROFILE_TOML),
+    ("forms.toml", FORMS_TOML),
     (
         "campaigns/weekly.toml",
         "topic = \"tea-letter\"\nsubject = \"春茶到了 — this week's leaves\"\nlayout = \"newsletter\"\nbody = \"weekly.md\"\n",
@@ -179,6 +224,9 @@ async fn stage(database: TestDatabase, pages: bool) {
     let _later = serve(twin(&instance, later).clock(&Clock::system().now().plus(LATER).to_string()));
     let branded = support::free_port();
     let _branded = serve(twin(&instance, branded).env("OPTIN_SITE__ACCENT", ACCENT));
+    let guarded = support::free_port();
+    let call = twin(&instance, guarded).env("OPTIN_FORMS__CHALLENGE", "always").env("OPTIN_FORMS__CHALLENGE_BITS", "12");
+    let _guarded = serve(call.env("OPTIN_SITE__URL", format!("http://127.0.0.1:{guarded}")));
     let (_lost, broken, _broken) = broken_site().await;
 
     let pictures = repository().join("target/browser");
@@ -199,7 +247,7 @@ async fn stage(database: TestDatabase, pages: bool) {
         "program": env!("CARGO_BIN_EXE_optin"),
         "folder": instance.root(),
         "environment": instance.variables(),
-        "sites": { "site": instance.url(""), "later": here(later), "branded": here(branded), "broken": broken.url("") },
+        "sites": { "site": instance.url(""), "later": here(later), "branded": here(branded), "guarded": here(guarded), "broken": broken.url("") },
         "signed": {
             "gone": path_of('u', Purpose::UnsubscribeBody, &[NOBODY, 1, 0]),
             "view_gone": path_of('v', Purpose::View, &[NOBODY]),

@@ -3,16 +3,14 @@
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 
+use super::body::{address, at, given, key, kind, known, object, text, wrong};
 use super::tokens::MESSAGES;
-use super::{BODY_BYTES, Error, Json, client};
-use crate::clock::Time;
-use crate::config::diagnostics::did_you_mean;
-use crate::contact::Address;
+use super::{Error, Json, client};
 use crate::delivery::messages::{self, Accepted, Content, NewMessage, NotAccepted};
 use crate::web::Shared;
 
@@ -61,57 +59,10 @@ fn refused(error: NotAccepted) -> Error {
     }
 }
 
-/// The JSON object of a request.
-fn object(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Map<String, Value>, Error> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
-        return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "the body is not declared as JSON")
-            .hint("send `Content-Type: application/json`"));
-    }
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Error::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the request is too large")
-            .hint(format!("at most {BODY_BYTES} bytes are taken; put images on a web server and link to them")),
-        status => Error::new(status, "unreadable", "the body cannot be read"),
-    })?;
-    let bad = |message: String| Error::new(StatusCode::BAD_REQUEST, "invalid_json", message);
-    let value: Value = serde_json::from_slice(&body)
-        .map_err(|error| bad(format!("the body is not JSON: {error}")).hint("send one JSON object in UTF-8, such as `{\"to\": \"..\"}`"))?;
-    match value {
-        Value::Object(object) => Ok(object),
-        _ => Err(bad("the body is not a JSON object".to_owned()).hint("send `{\"to\": \"..\", \"template\": \"..\"}`")),
-    }
-}
-
-/// The header that names the request.
-fn key(headers: &HeaderMap) -> Result<Option<String>, Error> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().map_err(|_| {
-        Error::new(StatusCode::BAD_REQUEST, "invalid_field", "the Idempotency-Key is not ASCII")
-            .field("Idempotency-Key")
-            .hint("a UUID makes a good one")
-    })?;
-    Ok(Some(text.to_owned()))
-}
-
-fn wrong(field: &str, message: impl Into<String>, hint: impl Into<String>) -> Error {
-    Error::new(StatusCode::BAD_REQUEST, "invalid_field", message).field(field).hint(hint)
-}
-
 /// A request without its client and key.
 fn read(object: &Map<String, Value>) -> Result<NewMessage, Error> {
-    if let Some(unknown) = object.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-        let hint = match did_you_mean(unknown, FIELDS.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("fields are {}", FIELDS.join(", ")),
-        };
-        return Err(wrong(unknown, format!("there is no field `{unknown}`"), hint));
-    }
-    let to = text(object, "to")?.ok_or_else(|| wrong("to", "`to` is missing", "say whom it is for: one email address"))?;
-    let to = Address::parse(to).map_err(|error| {
-        Error::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", format!("`to` is not an email address: {error}"))
-            .field("to")
-            .hint("one address, without a name")
-    })?;
+    known(object, FIELDS)?;
+    let to = address(object, "to")?;
     Ok(NewMessage {
         client: String::new(),
         idempotency_key: None,
@@ -156,40 +107,9 @@ fn content(object: &Map<String, Value>) -> Result<Content, Error> {
     }
 }
 
-/// A field that is there; `null` counts as missing.
-fn given<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
-    object.get(field).filter(|value| !value.is_null())
-}
-
-fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<Option<&'a str>, Error> {
-    match given(object, field) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(wrong(field, format!("`{field}` is {}", kind(other)), "send text in double quotes")),
-    }
-}
-
 fn hours(object: &Map<String, Value>) -> Result<Option<u32>, Error> {
     let field = "expires_hours";
     let Some(value) = given(object, field) else { return Ok(None) };
     let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
     number.map(Some).ok_or_else(|| wrong(field, format!("`{field}` is no whole number"), "send a number of hours, such as 24"))
-}
-
-fn at(object: &Map<String, Value>) -> Result<Option<Time>, Error> {
-    let Some(value) = text(object, "at")? else { return Ok(None) };
-    let hint = "send a time with its offset, such as `2026-12-01T09:00:00+08:00`";
-    Time::parse(value).map(Some).map_err(|error| wrong("at", format!("`at` is no time: {error}"), hint))
-}
-
-/// A value's type, for people.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }

@@ -1,8 +1,12 @@
 //! The API: JSON over HTTP for programs that hold a token. Every answer is JSON, also an error:
 //! `{"error":{"code","message","hint"}}`, with `field` where one field is to blame.
 
+mod body;
+mod contacts;
 mod messages;
+mod once;
 mod openapi;
+mod subscriptions;
 pub mod tokens;
 
 use axum::Router;
@@ -34,6 +38,14 @@ fn table() -> Vec<Route> {
     vec![
         Route { path: "/api/v1/messages", methods: &["post"], handler: post(messages::accept) },
         Route { path: "/api/v1/messages/{id}", methods: &["get"], handler: get(messages::show) },
+        Route {
+            path: "/api/v1/subscriptions",
+            methods: &["post", "delete"],
+            handler: post(subscriptions::subscribe).delete(subscriptions::withdraw),
+        },
+        Route { path: "/api/v1/subscriptions/withdraw", methods: &["post"], handler: post(subscriptions::withdraw) },
+        Route { path: "/api/v1/contacts", methods: &["post"], handler: post(contacts::save) },
+        Route { path: "/api/v1/contacts/{contact}", methods: &["get"], handler: get(contacts::show) },
         Route { path: "/api/v1/openapi.json", methods: &["get"], handler: get(openapi::document) },
     ]
 }
@@ -77,11 +89,13 @@ struct Error {
     message: String,
     hint: Option<String>,
     field: Option<String>,
+    /// When to come back, in seconds.
+    retry_seconds: Option<i64>,
 }
 
 impl Error {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Error { status, code, message: message.into(), hint: None, field: None }
+        Error { status, code, message: message.into(), hint: None, field: None, retry_seconds: None }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -114,6 +128,9 @@ impl IntoResponse for Error {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"optin\""));
         }
+        if let Some(seconds) = self.retry_seconds {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_SECONDS));
         }
@@ -121,11 +138,18 @@ impl IntoResponse for Error {
     }
 }
 
+/// The instance behind the API.
+fn instance(app: &App) -> Result<&crate::instance::Instance, Error> {
+    app.instance.as_deref().ok_or_else(|| {
+        Error::new(StatusCode::NOT_FOUND, "not_found", "this server has no contacts").hint("`optin serve` runs one that does")
+    })
+}
+
 /// The client behind a request, if its token has `scope`.
 async fn client(app: &App, headers: &HeaderMap, scope: &str) -> Result<tokens::Client, Error> {
     let missing = |message: &str| {
         Error::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
-            .hint("send `Authorization: Bearer TOKEN`; `optin token create --scope messages --name NAME` makes a token")
+            .hint("send `Authorization: Bearer TOKEN`; `optin token create --scope SCOPE --name NAME` makes a token")
     };
     let header = headers.get("authorization").ok_or_else(|| missing("the request has no token"))?;
     let token = header.to_str().ok().and_then(|text| text.split_once(' '));

@@ -1,5 +1,7 @@
 //! `GET /api/v1/openapi.json`: what the API is, for programs (OpenAPI 3.1).
 
+mod permission;
+
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -22,12 +24,16 @@ pub(super) fn description() -> Value {
         "info": {
             "title": "optin",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Transactional messages. Every answer is JSON; times are RFC 3339 in UTC, ids are text.",
+            "description": "Contacts, subscriptions and transactional messages. Every answer is JSON; times are RFC 3339 in UTC, ids are text.",
             "license": { "name": "MIT OR Apache-2.0" }
         },
         "paths": {
             "/api/v1/messages": { "post": accept() },
             "/api/v1/messages/{id}": { "get": show() },
+            "/api/v1/subscriptions": { "post": permission::subscribe(), "delete": permission::withdraw("deleteSubscriptions") },
+            "/api/v1/subscriptions/withdraw": { "post": permission::withdraw("withdraw") },
+            "/api/v1/contacts": { "post": permission::save() },
+            "/api/v1/contacts/{contact}": { "get": permission::show() },
             "/api/v1/openapi.json": {
                 "get": {
                     "summary": "This description",
@@ -38,8 +44,18 @@ pub(super) fn description() -> Value {
             }
         },
         "components": {
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer", "description": "`optin token create --scope messages --name NAME`" } },
-            "schemas": { "NewMessage": new_message(), "Message": message(), "Error": error() },
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer", "description": "`optin token create --scope SCOPE --name NAME`" } },
+            "schemas": {
+                "NewMessage": new_message(),
+                "Message": message(),
+                "NewSubscription": permission::new_subscription(),
+                "Subscription": permission::subscription(),
+                "Withdrawal": permission::withdrawal(),
+                "Withdrawn": permission::withdrawn(),
+                "NewContact": permission::new_contact(),
+                "Contact": permission::contact(),
+                "Error": error()
+            },
             "responses": {
                 "Error": { "description": "What is wrong, and what to do", "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Error" } } } }
             }

@@ -4,6 +4,8 @@ pub(super) mod confirm;
 mod fields;
 pub(super) mod look;
 pub(super) mod preferences;
+pub(super) mod snippet;
+pub(super) mod subscribe;
 pub(super) mod unsubscribe;
 pub(super) mod view;
 
@@ -37,13 +39,18 @@ const DATABASE_TIME: Duration = Duration::from_secs(12);
 const RETRY_SECONDS: &str = "60";
 
 /// Nothing but our own style, sign (an image in the page itself) and forms: no script, frame or foreign address.
-static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("", "'none'"));
+
+/// The policy of a page with further directives (`; script-src 'self'`) and with those who may frame it.
+fn policy(more: &str, frames: &str) -> HeaderValue {
+    static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE.as_bytes())));
+    let style = STYLE_HASH.as_str();
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{style}'; img-src data:{more}; form-action 'self'; base-uri 'none'; frame-ancestors {frames}"
     );
-    HeaderValue::from_str(&policy).expect("the policy is ASCII")
-});
+    // Sites are checked with the configuration; one that is no header value is nobody.
+    HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
+}
 
 /// What every page shows around its content.
 struct Page<'a> {
