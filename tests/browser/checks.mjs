@@ -134,12 +134,15 @@ async function focusProblems(visitor) {
 // Looks at the page a visitor is on, in every size and colour; answers what is wrong with it.
 // `lang`: of the page; `status`: of its answer; `policy`: what it may be allowed; `mail`: it is a mail shown
 // as a page, which has a frame of its own.
-export async function examine(visitor, { name, lang, status = 200, policy = {}, mail = false, pictures, thorough = lang === "en" }) {
+export async function examine(visitor, { name, lang, status = 200, policy = {}, mail = false, form = false, pictures, thorough = lang === "en" }) {
   const { page, last } = visitor;
   const problems = [];
   if (last.status() !== status) problems.push(`answered ${last.status()}, not ${status}`);
   const headers = last.headers();
-  const wanted = { "referrer-policy": "no-referrer", "cache-control": "no-store", "x-robots-tag": "noindex, nofollow", "x-content-type-options": "nosniff" };
+  // The address of a form is no secret, and its browser says where it comes from only if it may (Fetch, 3.2).
+  const referrers = form ? ["no-referrer", "same-origin"] : ["no-referrer"];
+  if (!referrers.includes(headers["referrer-policy"])) problems.push(`referrer-policy is ${headers["referrer-policy"]}`);
+  const wanted = { "cache-control": "no-store", "x-robots-tag": "noindex, nofollow", "x-content-type-options": "nosniff" };
   for (const [header, value] of Object.entries(wanted)) if (headers[header] !== value) problems.push(`${header} is ${headers[header]}`);
   if (!mail) problems.push(...policyProblems(headers["content-security-policy"], policy));
   const found = await page.evaluate(() => document.documentElement.lang);

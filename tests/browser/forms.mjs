@@ -28,11 +28,11 @@ async function confirmation(stage, email) {
 
 export const PAGES = [
   { name: "subscribe-list", heading: "home_title", open: (visitor, stage, lang) => visitor.open("/subscribe", lang) },
-  { name: "subscribe", open: (visitor, stage, lang) => visitor.open(FORM, lang) },
-  { name: "subscribe-one-topic", open: (visitor, stage, lang) => visitor.open("/subscribe/letter", lang) },
+  { name: "subscribe", form: true, open: (visitor, stage, lang) => visitor.open(FORM, lang) },
+  { name: "subscribe-one-topic", form: true, open: (visitor, stage, lang) => visitor.open("/subscribe/letter", lang) },
   { name: "subscribe-nowhere", heading: "not_found_title", status: 404, open: (visitor, stage, lang) => visitor.open("/subscribe/nowhere", lang) },
   {
-    name: "subscribe-mistakes",
+    name: "subscribe-mistakes", form: true,
     status: 422,
     open: async (visitor, stage, lang) => {
       await visitor.open(FORM, lang);
@@ -41,12 +41,12 @@ export const PAGES = [
     },
   },
   {
-    name: "subscribe-thanks",
+    name: "subscribe-thanks", form: true,
     heading: "subscribe_thanks_title",
     open: (visitor, stage, lang) => subscribe(visitor, stranger(), { lang }),
   },
   {
-    name: "subscribe-wait",
+    name: "subscribe-wait", form: true,
     heading: "subscribe_prove_title",
     site: "guarded",
     policy: { script: true },

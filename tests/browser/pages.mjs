@@ -7,6 +7,7 @@
 //   site     which of the running sites; the ordinary one unless told
 //   tags     languages; all unless told
 //   mail     a mail shown as a page: its frame and policy are the mail's own
+//   form     a form that anybody may open: it may tell our own site where somebody comes from
 //   policy   what it is allowed beyond our own style: { script: true } for a proof of work
 import { leaveByPage, pending } from "./ways.mjs";
 import { link } from "./stage.mjs";
