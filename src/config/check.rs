@@ -62,6 +62,14 @@ pub(super) fn site_url(text: &str) -> Result<String, Complaint> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
+/// `#1f6b4a`
+pub(super) fn colour(text: &str) -> Result<(), Complaint> {
+    match text.parse::<super::Colour>() {
+        Ok(_) => Ok(()),
+        Err(()) => complaint(format!("`{text}` is not a colour"), "write it as on the web: `#1f6b4a`"),
+    }
+}
+
 /// `address:port`
 pub(super) fn listen(text: &str) -> Result<std::net::SocketAddr, Complaint> {
     text.parse().or_else(|_| {

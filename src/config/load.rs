@@ -84,7 +84,11 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     relays::check_routes(&settings.relays, settings.sender.as_ref(), &campaigns, &mut report);
     let config = Config {
         dir,
-        site: settings.site.unwrap_or_else(|| Site { url: Located::default_value(String::new()), listen: ([127, 0, 0, 1], 8080).into() }),
+        site: settings.site.unwrap_or_else(|| Site {
+            url: Located::default_value(String::new()),
+            listen: ([127, 0, 0, 1], 8080).into(),
+            accent: None,
+        }),
         database_url: settings.database_url,
         relays: settings.relays,
         limits: settings.limits,

@@ -5,6 +5,7 @@
 
 mod campaigns;
 mod check;
+mod colour;
 pub mod diagnostics;
 mod env;
 mod forms;
@@ -22,6 +23,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+pub use colour::Colour;
 pub use diagnostics::{Problem, Problems, SourceFile, Sources};
 pub use env::Environment;
 pub use forms::{Form, ProfileField};
@@ -138,6 +140,8 @@ pub struct Site {
     pub url: Located<String>,
     /// Address and port to listen on.
     pub listen: SocketAddr,
+    /// The colour of buttons and links on recipients' pages, instead of optin's green.
+    pub accent: Option<Colour>,
 }
 
 /// `[sender]`: who writes.

@@ -107,9 +107,10 @@ fn site(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Re
     let hint = "say where recipients reach you: `[site]`, then `url = \"https://news.tea.example\"`";
     let url = required(&mut section, "url", Some(overrides), check::site_url, hint, report).map(Value::located);
     let listen = choice(&mut section, "listen", overrides, check::listen, std::net::SocketAddr::from(([127, 0, 0, 1], 8080)), report);
+    let accent = checked(&mut section, "accent", Some(overrides), check::colour, report).and_then(|accent| accent.value.parse().ok());
     section.finish(report);
     let url = url.map(|url| Located { value: url.value.trim_end_matches('/').to_owned(), place: url.place })?;
-    Some(Site { url, listen })
+    Some(Site { url, listen, accent })
 }
 
 fn database(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Located<String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
-use super::{App, inbox};
+use super::{App, Look, inbox};
 use crate::campaign::ops as runs;
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
 use crate::contact;
@@ -26,6 +26,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         db: instance.db.clone(),
         clock: instance.clock.clone(),
         keys: instance.keys.clone(),
+        look: Look::new(&instance.config.sender.name, instance.config.site.accent),
         sender: instance.config.sender.clone(),
         languages: instance.languages.clone(),
         topics: instance.config.topics.clone(),

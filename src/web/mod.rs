@@ -34,6 +34,7 @@ use crate::text::i18n::Languages;
 use crate::token::Keys;
 use crate::tracking::Recorder;
 
+pub use public::look::Look;
 pub use public::snippet::snippet;
 pub use serve::serve;
 
@@ -50,6 +51,8 @@ pub struct App {
     pub keys: Keys,
     /// Shown on every page, and the way out by mail.
     pub sender: Sender,
+    /// What pages wear.
+    pub look: Look,
     /// The languages of pages.
     pub languages: Languages,
     /// Names and descriptions of the configured topics.
@@ -92,6 +95,7 @@ pub fn router(app: App) -> Router {
     let mut routes: Router<Shared> = Router::new()
         .route("/", get(public::home))
         .route("/robots.txt", get(public::robots))
+        .route("/favicon.ico", get(public::look::favicon))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::page))
@@ -113,6 +117,9 @@ pub fn router(app: App) -> Router {
         if let Some(instance) = &app.instance {
             routes = routes.merge(console::routes(instance.clone()));
         }
+    }
+    if app.look.is_branded() {
+        routes = routes.layer(axum::middleware::from_fn_with_state(app.clone(), public::look::allow));
     }
     routes.layer(DefaultBodyLimit::max(BODY_BYTES)).layer(axum::middleware::from_fn(guard::every_answer)).with_state(app)
 }

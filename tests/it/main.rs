@@ -6,6 +6,7 @@ mod support;
 
 mod addresses;
 mod api_subscriptions;
+mod browser;
 mod campaign;
 mod check;
 mod cli;

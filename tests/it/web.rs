@@ -24,7 +24,7 @@ use optin::token::{Keys, Purpose};
 use optin::tracking::{Recorder, ops};
 use optin::web::inbox::Inbox;
 use optin::web::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
-use optin::web::{App, router, serve};
+use optin::web::{App, Look, router, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
@@ -181,6 +181,7 @@ async fn site(database: &TestDatabase) -> Site {
         ..Topic::default()
     };
     let app = App {
+        look: Look::new("Tea House", None),
         languages: Languages::built_in(),
         instance: None,
         intake: None,

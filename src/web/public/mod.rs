@@ -2,6 +2,7 @@
 
 pub(super) mod confirm;
 mod fields;
+pub(super) mod look;
 pub(super) mod preferences;
 pub(super) mod snippet;
 pub(super) mod subscribe;
@@ -37,15 +38,16 @@ const DATABASE_TIME: Duration = Duration::from_secs(12);
 /// When to come back, in seconds.
 const RETRY_SECONDS: &str = "60";
 
-/// Nothing but our own style and forms: no script, image, frame or foreign address.
+/// Nothing but our own style, sign (an image in the page itself) and forms: no script, frame or foreign address.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| policy("", "'none'"));
 
 /// The policy of a page with further directives (`; script-src 'self'`) and with those who may frame it.
 fn policy(more: &str, frames: &str) -> HeaderValue {
     static STYLE_HASH: LazyLock<String> = LazyLock::new(|| STANDARD.encode(Sha256::digest(STYLE.as_bytes())));
     let style = STYLE_HASH.as_str();
-    let policy =
-        format!("default-src 'none'; style-src 'sha256-{style}'{more}; form-action 'self'; base-uri 'none'; frame-ancestors {frames}");
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{style}'; img-src data:{more}; form-action 'self'; base-uri 'none'; frame-ancestors {frames}"
+    );
     // Sites are checked with the configuration; one that is no header value is nobody.
     HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"))
 }
@@ -71,6 +73,15 @@ impl<'a> Page<'a> {
 
     fn style(&self) -> &'static str {
         STYLE
+    }
+
+    /// Colours of the instance's own.
+    fn brand(&self) -> Option<&str> {
+        self.app.look.style()
+    }
+
+    fn icon(&self) -> String {
+        self.app.look.icon_address()
     }
 
     /// Tag, name and whether it is this page's, of each language.

@@ -105,6 +105,11 @@ impl Instance {
         Environment::from_pairs(self.environment.clone())
     }
 
+    /// The same by name, for a program that calls `optin` itself.
+    pub fn variables(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
     /// Loads it in this process.
     pub fn load(&self) -> Result<Config, Problems> {
         optin::config::load(&self.dir(), &self.environment())
