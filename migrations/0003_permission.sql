@@ -81,6 +81,7 @@ CREATE TABLE withdrawal_reason (
   comment TEXT
 );
 CREATE INDEX withdrawal_reason_contact ON withdrawal_reason (contact_id);
+CREATE INDEX withdrawal_reason_run ON withdrawal_reason (run_id) WHERE run_id IS NOT NULL;
 
 -- How many requests of forms a client, an address or everybody may still make (GCRA: `spent_until` in
 -- microseconds). Names hold keyed digests, no addresses.
@@ -143,3 +144,7 @@ CREATE TABLE retention_run (
 -- `digest`, `notice`. `topic_id` is the permission that one needs.
 ALTER TABLE message ADD COLUMN kind TEXT NOT NULL DEFAULT 'transactional';
 ALTER TABLE message ADD COLUMN topic_id BIGINT;
+
+-- How the person of a mail is tracked in it, as of its claim, where that is less than in full: anonymous or none.
+ALTER TABLE delivery ADD COLUMN tracking TEXT;
+CREATE INDEX delivery_tracking ON delivery (run_id, tracking) WHERE tracking IS NOT NULL;

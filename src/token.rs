@@ -39,14 +39,33 @@ pub enum Purpose {
     Confirm = 7,
     /// Unsubscribe by mail to the address in the header. Fields: contact, topic, delivery.
     UnsubscribeMail = 8,
+    /// The image of a mail to somebody who is counted, but not known by it. Fields: run.
+    AnonymousOpen = 20,
+    /// A tracked link of such a mail. Fields: run, link position; bound to the target address.
+    AnonymousClick = 21,
+    /// The preference centre with the person's profile: goes only into a fresh mail to the address itself.
+    /// Fields: contact, expiry in milliseconds.
+    Profile = 22,
 }
 
 impl Purpose {
     fn from_byte(byte: u8) -> Option<Self> {
         use Purpose::*;
-        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail]
-            .into_iter()
-            .find(|purpose| *purpose as u8 == byte)
+        [
+            Open,
+            Click,
+            View,
+            UnsubscribeHeader,
+            UnsubscribeBody,
+            Preferences,
+            Confirm,
+            UnsubscribeMail,
+            AnonymousOpen,
+            AnonymousClick,
+            Profile,
+        ]
+        .into_iter()
+        .find(|purpose| *purpose as u8 == byte)
     }
 }
 

@@ -12,7 +12,9 @@ pub mod invitation;
 pub mod ledger;
 pub mod ops;
 mod permit;
+pub mod reasons;
 mod sql;
+pub mod tracking;
 
 pub use permit::{Permit, Refusal, message_refusal};
 

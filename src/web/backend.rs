@@ -9,6 +9,7 @@ use super::seam::{Act, Answer, Confirmed, Permission, Resubscribed, Standing, To
 use super::{App, inbox};
 use crate::campaign::ops as runs;
 use crate::clock::Time;
+use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
 use crate::contact;
 use crate::db::Tx;
@@ -156,7 +157,9 @@ impl ViewSource for Views {
             let Some((run_id, contact_id)) = delivery::ops::about(db, delivery_id).await? else { return Ok(None) };
             let Some(contact) = contact::sql::by_ids(db, &instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
             let Some(context) = self.context(run_id).await? else { return Ok(None) };
-            let mail = worker::render_again(instance, &context, &contact, delivery_id, instance.clock.now())?;
+            let chosen = consent::tracking::choice(db, contact_id).await?;
+            let tracking = TrackingRules::new(&instance.config.consent).of(chosen, &contact).0;
+            let mail = worker::render_again(instance, &context, &contact, tracking, delivery_id, instance.clock.now())?;
             Ok(Some(mail.html))
         })
     }

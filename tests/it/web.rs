@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use optin::args;
 use optin::clock::{Clock, DAY, Time};
 use optin::config::{Localised, Sender, Topic};
+use optin::consent::tracking::TrackingRules;
 use optin::db::{Db, Tx};
 use optin::entropy::Entropy;
 use optin::text::i18n::Languages;
@@ -171,7 +172,7 @@ async fn site(database: &TestDatabase) -> Site {
 
     let keys = Keys::new("a secret of this test", &[]);
     let clock = Clock::manual(NOW);
-    let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1));
+    let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1), TrackingRules::default());
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
     let topic = |name: &str| Topic {
         name: name.to_owned(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::pool::Slot;
 use super::{Relay, RunContext, Sender};
 use crate::clock::Time;
-use crate::consent::Permit;
+use crate::consent::{Permit, Tracking};
 use crate::contact::{Address, Contact};
 use crate::content::Recipient;
 use crate::delivery::links::DeliveryLinks;
@@ -26,6 +26,8 @@ pub(super) struct Job {
     pub(super) provider: Arc<str>,
     pub(super) permit: Arc<Permit>,
     pub(super) contact: Contact,
+    /// How the person may be tracked, as of the claim. (A message tracks nobody.)
+    pub(super) tracking: Tracking,
     pub(super) what: What,
     /// The relay it was claimed for.
     pub(super) relay: Arc<Relay>,
@@ -55,7 +57,7 @@ impl Job {
     pub(super) fn compose(&self, sender: &Sender, now: Time) -> Result<Mail, String> {
         match &self.what {
             What::Campaign(context) => {
-                let (to, bytes) = compose(sender, context, &self.contact, self.id, now)?;
+                let (to, bytes) = compose(sender, context, &self.contact, self.tracking, self.id, now)?;
                 Ok(Mail { from: context.envelope.return_path().to_owned(), to, bytes })
             }
             What::Message(message) => {
@@ -102,15 +104,24 @@ pub(super) fn sender_domain(message: &Message) -> &str {
 }
 
 /// A person's mail: the address for RCPT and the bytes. Errors say what is wrong for this person.
-pub fn compose(sender: &Sender, context: &RunContext, contact: &Contact, delivery_id: i64, now: Time) -> Result<(String, Vec<u8>), String> {
+pub fn compose(
+    sender: &Sender,
+    context: &RunContext,
+    contact: &Contact,
+    tracking: Tracking,
+    delivery_id: i64,
+    now: Time,
+) -> Result<(String, Vec<u8>), String> {
     let address = Address::parse(&contact.email).map_err(|error| error.to_string())?;
     let links = DeliveryLinks {
         keys: &sender.keys,
         site: &sender.site,
         delivery_id,
+        run_id: context.run.id,
         contact_id: contact.id,
         topic_id: context.run.topic_id,
         track_opens: context.definition.track_opens,
+        tracking,
     };
     let mail = context.content.render(&Recipient { contact, links: &links, now }).map_err(|error| error.to_string())?;
     let to = address.wire();

@@ -12,7 +12,7 @@ use super::claim::{Refused, record_refused};
 use super::job::{Job, Ticket, What, sender_domain};
 use super::lane::Lane;
 use crate::clock::Time;
-use crate::consent::Permit;
+use crate::consent::{Permit, Tracking};
 use crate::contact::Contact;
 use crate::db::DbError;
 use crate::delivery::journal::skipped;
@@ -173,6 +173,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
                     provider,
                     permit: permit.clone(),
                     contact: contact.clone(),
+                    tracking: Tracking::None,
                     what: What::Message(Arc::new(message)),
                     relay: lane.relay.clone(),
                     claimed_at: now,
