@@ -7,6 +7,7 @@ use crate::config::AttributeType;
 pub mod address;
 pub mod csv;
 pub mod encoding;
+pub mod field;
 pub mod import;
 pub mod ops;
 pub mod sql;

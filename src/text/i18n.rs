@@ -358,6 +358,18 @@ words! {
     home_text,
     not_found_title,
     not_found_text,
+    // Fields of a profile
+    field_optional,
+    field_choose,
+    field_yes,
+    field_no,
+    field_list_help,
+    field_required,
+    field_wants_choice,
+    field_wants_number,
+    field_wants_date,
+    field_wants_zone,
+    field_too_long,
 }
 
 #[cfg(test)]
