@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::seam::{Act, Answer, Confirmed, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
+use super::seam::{Act, Answer, Change, Choices, Confirmed, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use super::{App, inbox};
 use crate::campaign::ops as runs;
 use crate::clock::Time;
 use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
-use crate::contact;
+use crate::consent::reasons::{Reason, Said};
+use crate::contact::{self, AttributeValue};
 use crate::db::Tx;
 use crate::delivery;
 use crate::delivery::engine::RunContext;
@@ -31,6 +32,8 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         sender: instance.config.sender.clone(),
         languages: instance.languages.clone(),
         topics: instance.config.topics.clone(),
+        profile: instance.config.profile.clone(),
+        schema: instance.schema.clone(),
         recorder,
         intake: Some(instance.message_intake()),
         permission: Arc::new(Consents { instance: instance.clone() }),
@@ -56,6 +59,19 @@ impl Consents {
 }
 
 impl Consents {
+    /// Writes fields of the profile. False where all of them stood so before.
+    async fn write_profile(&self, tx: &mut Tx, act: &Act, values: &[(String, AttributeValue)], emptied: &[String]) -> anyhow::Result<bool> {
+        let schema = &self.instance.schema;
+        let Some(before) = contact::sql::by_ids(tx, schema, &[act.contact_id]).await?.pop() else { return Ok(false) };
+        let address = contact::Address::parse(&before.email).map_err(|error| anyhow::anyhow!("a stored address cannot be read: {error}"))?;
+        let fields: Vec<(&str, AttributeValue)> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let emptied: Vec<&str> = emptied.iter().map(String::as_str).collect();
+        contact::ops::upsert(tx, schema, &self.instance.entropy, act.at, &address, &fields).await?;
+        contact::ops::clear(tx, schema, act.contact_id, &emptied, act.at).await?;
+        let after = contact::sql::by_ids(tx, schema, &[act.contact_id]).await?.pop();
+        Ok(after.is_some_and(|after| after != before))
+    }
+
     /// Whether the topic's `opt_in` is `single`: asking is enough.
     async fn takes_single_opt_in(&self, topic_id: i64) -> anyhow::Result<bool> {
         let topics = consent::ops::topics(&mut self.instance.db.clone()).await?;
@@ -68,23 +84,19 @@ impl Permission for Consents {
     fn standings<'a>(&'a self, contact_id: i64) -> Answer<'a, Vec<TopicStanding>> {
         Box::pin(async move {
             let instance = &self.instance;
+            let known = consent::choose::of_topics(&mut instance.db.clone(), contact_id).await?;
+            let names = consent::ops::topics(&mut instance.db.clone()).await?;
             let mut out = Vec::new();
-            let known: HashMap<String, Standing> = consent::ops::standings(&mut instance.db.clone(), contact_id)
-                .await?
-                .into_iter()
-                .map(|(topic, standing, _)| (topic, standing))
-                .collect();
             for topic in instance.config.topics.keys() {
-                let topic_id = consent::ops::ensure_topic(&instance.db, topic, &instance.entropy, instance.clock.now()).await?;
-                out.push(TopicStanding { topic_id, topic: topic.clone(), standing: known.get(topic).copied().unwrap_or(Standing::None) });
+                let topic_id = match names.iter().find(|(_, name)| *name == topic) {
+                    Some((topic_id, _)) => *topic_id,
+                    None => consent::ops::ensure_topic(&instance.db, topic, &instance.entropy, instance.clock.now()).await?,
+                };
+                out.push(standing_of(topic_id, topic.clone(), known.get(&topic_id)));
             }
-            for (topic_id, topic) in consent::ops::topics(&mut instance.db.clone()).await? {
-                if !instance.config.topics.contains_key(&topic)
-                    && let Some(standing) = known.get(&topic)
-                {
-                    out.push(TopicStanding { topic_id, topic, standing: *standing });
-                }
-            }
+            let mut left: Vec<(i64, String)> = names.into_iter().filter(|(_, name)| !instance.config.topics.contains_key(name)).collect();
+            left.sort_unstable();
+            out.extend(left.into_iter().filter_map(|(topic_id, name)| Some(standing_of(topic_id, name, Some(known.get(&topic_id)?)))));
             Ok(out)
         })
     }
@@ -125,6 +137,55 @@ impl Permission for Consents {
                 consent::ops::Request::Asked => Resubscribed::Pending,
             })
         })
+    }
+
+    fn choices<'a>(&'a self, contact_id: i64) -> Answer<'a, Option<Choices>> {
+        Box::pin(async move {
+            let db = &mut self.instance.db.clone();
+            let Some(contact) = contact::sql::by_ids(db, &self.instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
+            let chosen = consent::tracking::choice(db, contact_id).await?;
+            let (tracking, why) = TrackingRules::new(&self.instance.config.consent).of(chosen, &contact);
+            Ok(Some(Choices { tracking, why, profiling_refused: consent::choose::profiling_refused(db, contact_id).await? }))
+        })
+    }
+
+    fn change<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, change: &'a Change) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let at = act.at;
+            let event = |topic_id| self.event(act, topic_id, Action::Changed);
+            Ok(match change {
+                Change::Pause { topic_id, until } => consent::choose::pause(tx, event(*topic_id), Some(*until), at).await?,
+                Change::Resume { topic_id } => consent::choose::resume(tx, event(*topic_id), at).await?,
+                Change::Frequency { topic_id, frequency } => consent::choose::set_frequency(tx, event(*topic_id), *frequency, at).await?,
+                Change::Tracking(tracking) => consent::choose::set_tracking(tx, event(ALL_TOPICS), Some(*tracking), at).await?,
+                Change::Profiling { refused } => consent::choose::set_profiling(tx, event(ALL_TOPICS), *refused, at).await?,
+                Change::Locale(tag) => {
+                    self.write_profile(tx, act, &[("locale".to_owned(), AttributeValue::Text(tag.clone()))], &[]).await?;
+                    let event = NewEvent { detail: Some(format!("locale={tag}")), ..event(ALL_TOPICS) };
+                    consent::ledger::append(tx, &[event], at).await?;
+                    true
+                }
+                Change::Profile { values, emptied } => self.write_profile(tx, act, values, emptied).await?,
+            })
+        })
+    }
+
+    fn say_why<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, reason: Reason, comment: Option<&'a str>) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let comment = comment.map(str::to_owned);
+            let said = Said { id: self.instance.entropy.id(act.at), delivery_id: act.delivery_id, reason, comment };
+            Ok(consent::reasons::record(tx, &said, self.event(act, topic_id, Action::Objected), act.at).await?)
+        })
+    }
+}
+
+fn standing_of(topic_id: i64, topic: String, chosen: Option<&consent::choose::Chosen>) -> TopicStanding {
+    TopicStanding {
+        topic_id,
+        topic,
+        standing: chosen.map_or(Standing::None, |chosen| chosen.standing),
+        frequency: chosen.and_then(|chosen| chosen.frequency),
+        until: chosen.and_then(|chosen| chosen.until),
     }
 }
 

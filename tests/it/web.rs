@@ -195,6 +195,8 @@ async fn site(database: &TestDatabase) -> Site {
             postal_address: "1 Leaf Street, Taipei".into(),
         },
         topics: BTreeMap::from([("tea-letter".to_owned(), topic(EVIL)), ("offers".to_owned(), topic("Offers"))]),
+        profile: Vec::new(),
+        schema: optin::contact::Schema::default(),
         recorder: recorder.clone(),
         permission: Arc::new(Consent(db.clone())),
         views: Arc::new(OneMail),

@@ -5,7 +5,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use super::{Mark, Message, Page, Target, answer, gone, html, not_ours, person, sentence, topic_title};
+use super::choices::title as topic_title;
+use super::{Mark, Message, Page, Target, answer, gone, html, not_ours, person, sentence};
 use crate::clock::Time;
 use crate::token::Purpose;
 use crate::web::seam::{Confirmed, Standing, Way};
