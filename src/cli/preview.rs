@@ -162,7 +162,7 @@ async fn write(context: &Context, instance: &Instance, campaign: &str, contact: 
         .map_err(|problems| anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let now = context.clock.now();
     let topic_id = consent::ops::ensure_topic(&instance.db, &definition.topic, &instance.entropy, now).await?;
-    let chosen = consent::tracking::choice(&mut instance.db.clone(), contact.id).await?;
+    let chosen = consent::ops::choices(&mut instance.db.clone(), contact.id).await?.tracking;
     let tracking = TrackingRules::new(&instance.config.consent).of(chosen, contact).0;
     let links = links(instance, topic_id, definition.track_opens, tracking);
     let mail = prepared

@@ -1,108 +1,142 @@
-//! Use cases of people who stay, and choose: less often, a pause, how they are tracked, no profiling. Each
-//! writes an entry only where it changes something.
+//! Choosing less instead of nothing, and what time alone changes. Part of [`super::ops`].
+//!
+//! Each takes the event as its caller would write it: whom it is about, the topic ([`ALL_TOPICS`]: every
+//! subscribed one), source, evidence, origin; the action and what it says are set here. An event is written only
+//! where it changes something, and the answer says whether one was.
 
-use std::collections::HashMap;
-
-use super::{ALL_TOPICS, Action, Frequency, NewEvent, Standing, Tracking, ledger};
-use crate::args;
+use super::ledger;
+use super::standing_sql as sql;
+use super::state::{ChoiceRow, Row};
+use super::{ALL_TOPICS, Action, Choices, Frequency, NewEvent, Standing, State, Tracking};
 use crate::clock::Time;
 use crate::db::{Connection, DbError, Tx};
 
-/// How a person stands on a topic, with what they chose about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
-    /// May they be mailed.
-    pub standing: Standing,
-    /// How often; nothing for every mail.
-    pub frequency: Option<Frequency>,
-    /// When a pause ends; nothing for one that the person ends.
-    pub until: Option<Time>,
+/// Where entries come from that nobody made: a date has come.
+pub const TIME: &str = "time";
+/// Pauses and consents ended in one round: bounds a transaction.
+const ROUND: i64 = 1_000;
+
+/// Where a person stands on one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicState {
+    /// Which.
+    pub topic_id: i64,
+    /// Its name; empty for everything ([`ALL_TOPICS`]).
+    pub topic: String,
+    /// Standing, frequency, pause.
+    pub state: State,
+    /// Since when the standing holds.
+    pub since: Time,
 }
 
-/// What a person chose about each topic they ever touched (and about everything).
-pub async fn of_topics(db: &mut impl Connection, contact_id: i64) -> Result<HashMap<i64, Chosen>, DbError> {
-    // Joined from the few topics so that the table's key (topic first) serves it.
-    let rows = db
-        .rows(
-            "SELECT s.topic_id, s.standing, s.frequency, s.until
-             FROM topic t JOIN subscription s ON s.topic_id = t.id AND s.contact_id = $1
-             ORDER BY s.topic_id",
-            args![contact_id],
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let frequency: Option<String> = row.get(2)?;
-            let chosen = Chosen {
-                standing: Standing::from_stored(Some(&row.get::<String>(1)?)),
-                frequency: frequency.as_deref().and_then(Frequency::from_stored),
-                until: row.get(3)?,
-            };
-            Ok((row.get(0)?, chosen))
-        })
-        .collect()
-}
-
-/// Whether a person refused that anything is concluded about them.
-pub async fn profiling_refused(db: &mut impl Connection, contact_id: i64) -> Result<bool, DbError> {
-    let rows = db.rows("SELECT profiling FROM consent_choice WHERE contact_id = $1", args![contact_id]).await?;
-    let stored: Option<String> = rows.first().map_or(Ok(None), |row| row.get(0))?;
-    Ok(stored.as_deref() == Some("refused"))
-}
-
-async fn of_topic(tx: &mut Tx, event: &NewEvent) -> Result<Option<Chosen>, DbError> {
-    Ok(of_topics(tx, event.contact_id).await?.remove(&event.topic_id))
-}
-
-async fn write(tx: &mut Tx, event: NewEvent, now: Time) -> Result<bool, DbError> {
-    ledger::append(tx, &[event], now).await?;
-    Ok(true)
-}
-
-/// No mail of the event's topic until a moment (or until the person says otherwise). Only who receives it
-/// can pause; a pause can be made longer and shorter.
-pub async fn pause(tx: &mut Tx, event: NewEvent, until: Option<Time>, now: Time) -> Result<bool, DbError> {
-    match of_topic(tx, &event).await? {
-        Some(Chosen { standing: Standing::Subscribed, .. }) => {}
-        Some(Chosen { standing: Standing::Paused, until: before, .. }) if before != until => {}
-        _ => return Ok(false),
-    }
-    write(tx, NewEvent { action: Action::Paused, until, ..event }, now).await
+/// No mail until a date, or (`None`) until they say otherwise. Effective at once, also in a send under way.
+pub async fn pause(tx: &mut Tx, request: &NewEvent, until: Option<Time>, now: Time) -> Result<bool, DbError> {
+    let event = NewEvent { action: Action::Paused, until, frequency: None, detail: None, ..request.clone() };
+    on_each(tx, event, now, |state| match state.standing {
+        Standing::Subscribed => true,
+        Standing::Paused => state.until != until,
+        _ => false,
+    })
+    .await
 }
 
 /// Ends a pause.
-pub async fn resume(tx: &mut Tx, event: NewEvent, now: Time) -> Result<bool, DbError> {
-    let paused = of_topic(tx, &event).await?.is_some_and(|chosen| chosen.standing == Standing::Paused);
-    if !paused {
-        return Ok(false);
-    }
-    write(tx, NewEvent { action: Action::Resumed, ..event }, now).await
+pub async fn resume(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<bool, DbError> {
+    let event = NewEvent { action: Action::Resumed, until: None, frequency: None, detail: None, ..request.clone() };
+    on_each(tx, event, now, |state| state.standing == Standing::Paused).await
 }
 
-/// How often the mails of the event's topic come; nothing for every one.
-pub async fn set_frequency(tx: &mut Tx, event: NewEvent, frequency: Option<Frequency>, now: Time) -> Result<bool, DbError> {
-    match of_topic(tx, &event).await? {
-        Some(chosen) if chosen.standing.can_withdraw() && chosen.frequency != frequency => {}
-        _ => return Ok(false),
-    }
+/// How often they want mail: collected, or (`None`) every mail as it comes. Effective at once.
+pub async fn set_frequency(tx: &mut Tx, request: &NewEvent, frequency: Option<Frequency>, now: Time) -> Result<bool, DbError> {
     let detail = Some(format!("frequency={}", frequency.map_or("every", Frequency::as_str)));
-    write(tx, NewEvent { action: Action::Changed, frequency, detail, ..event }, now).await
+    let event = NewEvent { action: Action::Changed, frequency, until: None, detail, ..request.clone() };
+    on_each(tx, event, now, |state| {
+        matches!(state.standing, Standing::Pending | Standing::Subscribed | Standing::Paused) && state.frequency != frequency
+    })
+    .await
 }
 
-/// How a person's opens and clicks are recorded; nothing for what the instance says.
-pub async fn set_tracking(tx: &mut Tx, event: NewEvent, tracking: Option<Tracking>, now: Time) -> Result<bool, DbError> {
-    if super::tracking::choice(tx, event.contact_id).await? == tracking {
-        return Ok(false);
-    }
-    let detail = Some(format!("tracking={}", tracking.map_or("default", Tracking::as_str)));
-    write(tx, NewEvent { topic_id: ALL_TOPICS, action: Action::Changed, detail, ..event }, now).await
+/// They say again that they want it: their consent is as fresh as this entry, and lasts where it was implied.
+/// Nobody comes back by this.
+pub async fn refresh(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<bool, DbError> {
+    let event = NewEvent { action: Action::Refreshed, until: None, frequency: None, detail: None, ..request.clone() };
+    on_each(tx, event, now, |state| matches!(state.standing, Standing::Subscribed | Standing::Paused)).await
 }
 
-/// Whether anything may be concluded about a person (GDPR art. 21 and 22).
-pub async fn set_profiling(tx: &mut Tx, event: NewEvent, refused: bool, now: Time) -> Result<bool, DbError> {
-    if profiling_refused(tx, event.contact_id).await? == refused {
-        return Ok(false);
+/// How their opens and clicks are recorded; `None` for what the instance says.
+pub async fn set_tracking(tx: &mut Tx, request: &NewEvent, tracking: Option<Tracking>, now: Time) -> Result<bool, DbError> {
+    let known = choices(tx, request.contact_id).await?;
+    let detail = format!("tracking={}", tracking.map_or("default", Tracking::as_str));
+    set_choice(tx, request, detail, known.tracking != tracking, now).await
+}
+
+/// Whether scores may be computed for them (GDPR art. 21 and 22).
+pub async fn set_profiling(tx: &mut Tx, request: &NewEvent, refused: bool, now: Time) -> Result<bool, DbError> {
+    let known = choices(tx, request.contact_id).await?;
+    let detail = format!("profiling={}", if refused { "refused" } else { "allowed" });
+    set_choice(tx, request, detail, known.profiling_refused != refused, now).await
+}
+
+async fn set_choice(tx: &mut Tx, request: &NewEvent, detail: String, changes: bool, now: Time) -> Result<bool, DbError> {
+    if changes {
+        let event = NewEvent {
+            topic_id: ALL_TOPICS,
+            action: Action::Changed,
+            frequency: None,
+            until: None,
+            detail: Some(detail),
+            ..request.clone()
+        };
+        ledger::append(tx, &[event], now).await?;
     }
-    let detail = Some(format!("profiling={}", if refused { "refused" } else { "allowed" }));
-    write(tx, NewEvent { topic_id: ALL_TOPICS, action: Action::Changed, detail, ..event }, now).await
+    Ok(changes)
+}
+
+/// What a person chose for everything.
+pub async fn choices(db: &mut impl Connection, contact_id: i64) -> Result<Choices, DbError> {
+    Ok(sql::choice_of(db, contact_id).await?.map_or(ChoiceRow::NONE.choices, |row| row.choices))
+}
+
+/// Where a person stands on every topic they ever touched, and on everything.
+pub async fn states(db: &mut impl Connection, contact_id: i64) -> Result<Vec<TopicState>, DbError> {
+    let rows = sql::of_contact(db, contact_id).await?;
+    Ok(rows.into_iter().map(|(topic_id, topic, row)| TopicState { topic_id, topic, state: row.state, since: row.since }).collect())
+}
+
+/// Writes `event` for its topic, or for each of the person's topics, where it changes something.
+async fn on_each(tx: &mut Tx, event: NewEvent, now: Time, changes: impl Fn(&State) -> bool) -> Result<bool, DbError> {
+    // The head first: two requests of one person wait for each other before they look.
+    super::sql::lock_head(tx).await?;
+    let known: Vec<(i64, Row)> = if event.topic_id == ALL_TOPICS {
+        let rows = sql::of_contact(tx, event.contact_id).await?;
+        rows.into_iter().filter(|row| row.0 != ALL_TOPICS).map(|(topic_id, _, row)| (topic_id, row)).collect()
+    } else {
+        let pair = (event.topic_id, event.contact_id);
+        sql::rows(tx, &[pair]).await?.into_iter().map(|((topic_id, _), row)| (topic_id, row)).collect()
+    };
+    let events: Vec<NewEvent> =
+        known.into_iter().filter(|(_, row)| changes(&row.state)).map(|(topic_id, _)| NewEvent { topic_id, ..event.clone() }).collect();
+    ledger::append(tx, &events, now).await?;
+    Ok(!events.is_empty())
+}
+
+/// Whether [`catch_up`] would do anything: a look that writes nothing.
+pub async fn anything_over(db: &mut impl Connection, now: Time) -> Result<bool, DbError> {
+    Ok(!sql::over(db, now, 1).await?.is_empty())
+}
+
+/// Writes down what time alone changed: pauses whose date has come end (`resumed`), implied consents that are over
+/// end (`expired`). Answers how many entries it wrote; a full round may have left some.
+pub async fn catch_up(tx: &mut Tx, now: Time) -> Result<usize, DbError> {
+    super::sql::lock_head(tx).await?;
+    let events: Vec<NewEvent> = sql::over(tx, now, ROUND)
+        .await?
+        .into_iter()
+        .map(|(topic_id, contact_id, row)| {
+            let consent_over = row.state.ends.is_some_and(|ends| ends <= now);
+            NewEvent::new(contact_id, topic_id, if consent_over { Action::Expired } else { Action::Resumed }, TIME)
+        })
+        .collect();
+    ledger::append(tx, &events, now).await?;
+    Ok(events.len())
 }

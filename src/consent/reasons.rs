@@ -1,6 +1,6 @@
 //! Why people left, where they said so: asked after a withdrawal, never before, and never needed.
 
-use super::{ALL_TOPICS, Action, NewEvent, Standing, ledger, sql};
+use super::{ALL_TOPICS, Action, NewEvent, Standing, ledger, sql, standing_sql};
 use crate::args;
 use crate::clock::Time;
 use crate::db::{Connection, DbError, Tx};
@@ -65,7 +65,7 @@ pub struct Said {
 pub async fn record(tx: &mut Tx, said: &Said, event: NewEvent, now: Time) -> Result<bool, DbError> {
     let (contact_id, topic_id) = (event.contact_id, event.topic_id);
     let pairs = [(topic_id, contact_id), (ALL_TOPICS, contact_id)];
-    if !sql::standings(tx, &pairs).await?.values().any(|standing| *standing == Standing::Unsubscribed) {
+    if !standing_sql::rows(tx, &pairs).await?.values().any(|row| row.state.standing == Standing::Unsubscribed) {
         return Ok(false);
     }
     let comment = said.comment.as_deref().and_then(clean);

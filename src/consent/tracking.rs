@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::Tracking;
 use crate::config::{self, TrackingDefault};
 use crate::contact::{AttributeValue, Contact};
-use crate::db::{Connection, DbError, Rows, Tx};
+use crate::db::{DbError, Rows, Tx};
 
 impl From<TrackingDefault> for Tracking {
     fn from(default: TrackingDefault) -> Tracking {
@@ -98,13 +98,6 @@ pub async fn choices(tx: &mut Tx, contacts: &[i64]) -> Result<HashMap<i64, Track
         .await?;
     let read = |text: String| Tracking::from_stored(&text);
     rows.iter().filter_map(|row| Some((row.get(0), read(row.get(1).ok()?)?))).map(|(id, tracking)| Ok((id?, tracking))).collect()
-}
-
-/// What one person chose.
-pub async fn choice(db: &mut impl Connection, contact_id: i64) -> Result<Option<Tracking>, DbError> {
-    let rows = db.rows("SELECT tracking FROM consent_choice WHERE contact_id = $1", crate::args![contact_id]).await?;
-    let stored: Option<String> = rows.first().map_or(Ok(None), |row| row.get(0))?;
-    Ok(stored.and_then(|text| Tracking::from_stored(&text)))
 }
 
 /// How these people are tracked now; whoever is gone is left out.

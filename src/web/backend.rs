@@ -9,9 +9,9 @@ use super::seam::{Act, Answer, Change, Choices, Confirmed, Permission, Resubscri
 use super::{App, inbox};
 use crate::campaign::ops as runs;
 use crate::clock::Time;
-use crate::consent::tracking::TrackingRules;
-use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
 use crate::consent::reasons::{Reason, Said};
+use crate::consent::tracking::TrackingRules;
+use crate::consent::{self, ALL_TOPICS, Action, NewEvent, State};
 use crate::contact::{self, AttributeValue};
 use crate::db::Tx;
 use crate::delivery;
@@ -28,6 +28,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
     App {
         db: instance.db.clone(),
         clock: instance.clock.clone(),
+        site: instance.config.site.url.value.clone(),
         keys: instance.keys.clone(),
         sender: instance.config.sender.clone(),
         languages: instance.languages.clone(),
@@ -63,7 +64,8 @@ impl Consents {
     async fn write_profile(&self, tx: &mut Tx, act: &Act, values: &[(String, AttributeValue)], emptied: &[String]) -> anyhow::Result<bool> {
         let schema = &self.instance.schema;
         let Some(before) = contact::sql::by_ids(tx, schema, &[act.contact_id]).await?.pop() else { return Ok(false) };
-        let address = contact::Address::parse(&before.email).map_err(|error| anyhow::anyhow!("a stored address cannot be read: {error}"))?;
+        let address =
+            contact::Address::parse(&before.email).map_err(|error| anyhow::anyhow!("a stored address cannot be read: {error}"))?;
         let fields: Vec<(&str, AttributeValue)> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
         let emptied: Vec<&str> = emptied.iter().map(String::as_str).collect();
         contact::ops::upsert(tx, schema, &self.instance.entropy, act.at, &address, &fields).await?;
@@ -84,7 +86,8 @@ impl Permission for Consents {
     fn standings<'a>(&'a self, contact_id: i64) -> Answer<'a, Vec<TopicStanding>> {
         Box::pin(async move {
             let instance = &self.instance;
-            let known = consent::choose::of_topics(&mut instance.db.clone(), contact_id).await?;
+            let states = consent::ops::states(&mut instance.db.clone(), contact_id).await?;
+            let known: HashMap<i64, State> = states.into_iter().map(|topic| (topic.topic_id, topic.state)).collect();
             let names = consent::ops::topics(&mut instance.db.clone()).await?;
             let mut out = Vec::new();
             for topic in instance.config.topics.keys() {
@@ -143,9 +146,9 @@ impl Permission for Consents {
         Box::pin(async move {
             let db = &mut self.instance.db.clone();
             let Some(contact) = contact::sql::by_ids(db, &self.instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
-            let chosen = consent::tracking::choice(db, contact_id).await?;
-            let (tracking, why) = TrackingRules::new(&self.instance.config.consent).of(chosen, &contact);
-            Ok(Some(Choices { tracking, why, profiling_refused: consent::choose::profiling_refused(db, contact_id).await? }))
+            let chosen = consent::ops::choices(db, contact_id).await?;
+            let (tracking, why) = TrackingRules::new(&self.instance.config.consent).of(chosen.tracking, &contact);
+            Ok(Some(Choices { tracking, why, profiling_refused: chosen.profiling_refused }))
         })
     }
 
@@ -154,11 +157,11 @@ impl Permission for Consents {
             let at = act.at;
             let event = |topic_id| self.event(act, topic_id, Action::Changed);
             Ok(match change {
-                Change::Pause { topic_id, until } => consent::choose::pause(tx, event(*topic_id), Some(*until), at).await?,
-                Change::Resume { topic_id } => consent::choose::resume(tx, event(*topic_id), at).await?,
-                Change::Frequency { topic_id, frequency } => consent::choose::set_frequency(tx, event(*topic_id), *frequency, at).await?,
-                Change::Tracking(tracking) => consent::choose::set_tracking(tx, event(ALL_TOPICS), Some(*tracking), at).await?,
-                Change::Profiling { refused } => consent::choose::set_profiling(tx, event(ALL_TOPICS), *refused, at).await?,
+                Change::Pause { topic_id, until } => consent::ops::pause(tx, &event(*topic_id), Some(*until), at).await?,
+                Change::Resume { topic_id } => consent::ops::resume(tx, &event(*topic_id), at).await?,
+                Change::Frequency { topic_id, frequency } => consent::ops::set_frequency(tx, &event(*topic_id), *frequency, at).await?,
+                Change::Tracking(tracking) => consent::ops::set_tracking(tx, &event(ALL_TOPICS), Some(*tracking), at).await?,
+                Change::Profiling { refused } => consent::ops::set_profiling(tx, &event(ALL_TOPICS), *refused, at).await?,
                 Change::Locale(tag) => {
                     self.write_profile(tx, act, &[("locale".to_owned(), AttributeValue::Text(tag.clone()))], &[]).await?;
                     let event = NewEvent { detail: Some(format!("locale={tag}")), ..event(ALL_TOPICS) };
@@ -179,14 +182,9 @@ impl Permission for Consents {
     }
 }
 
-fn standing_of(topic_id: i64, topic: String, chosen: Option<&consent::choose::Chosen>) -> TopicStanding {
-    TopicStanding {
-        topic_id,
-        topic,
-        standing: chosen.map_or(Standing::None, |chosen| chosen.standing),
-        frequency: chosen.and_then(|chosen| chosen.frequency),
-        until: chosen.and_then(|chosen| chosen.until),
-    }
+fn standing_of(topic_id: i64, topic: String, state: Option<&State>) -> TopicStanding {
+    let state = state.copied().unwrap_or(State::NONE);
+    TopicStanding { topic_id, topic, standing: state.standing, frequency: state.frequency, until: state.until }
 }
 
 struct Views {
@@ -218,7 +216,7 @@ impl ViewSource for Views {
             let Some((run_id, contact_id)) = delivery::ops::about(db, delivery_id).await? else { return Ok(None) };
             let Some(contact) = contact::sql::by_ids(db, &instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
             let Some(context) = self.context(run_id).await? else { return Ok(None) };
-            let chosen = consent::tracking::choice(db, contact_id).await?;
+            let chosen = consent::ops::choices(db, contact_id).await?.tracking;
             let tracking = TrackingRules::new(&instance.config.consent).of(chosen, &contact).0;
             let mail = worker::render_again(instance, &context, &contact, tracking, delivery_id, instance.clock.now())?;
             Ok(Some(mail.html))

@@ -46,6 +46,8 @@ pub struct App {
     pub db: Db,
     /// One `now` a request.
     pub clock: Clock,
+    /// Public base address, without a trailing slash.
+    pub site: String,
     /// Verify links.
     pub keys: Keys,
     /// Shown on every page, and the way out by mail.

@@ -36,6 +36,11 @@ impl Visitor {
         languages.negotiate(self.chosen.as_deref(), contact_locale, self.accept_language.as_deref())
     }
 
+    /// The same visitor on a page whose address chose no language.
+    pub fn without_choice(self) -> Visitor {
+        Visitor { chosen: None, ..self }
+    }
+
     /// The language chosen on the page, so that forms and links keep it.
     pub fn chosen_lang(&self, languages: &Languages) -> Option<Lang> {
         self.chosen.as_deref().and_then(|tag| languages.find(tag))

@@ -2,11 +2,10 @@
 
 use jiff::tz::TimeZone;
 
-use super::Page;
 use crate::clock::{DAY, Time};
 use crate::consent::{Frequency, Tracking};
 use crate::contact::Contact;
-use crate::text::i18n::Words;
+use crate::text::i18n::{Lang, Words};
 use crate::web::App;
 
 /// Days that a pause may last at most: whoever wants longer leaves.
@@ -92,8 +91,8 @@ fn zone(contact: &Contact) -> TimeZone {
 }
 
 /// The name of a topic for people, in the language of the page: as configured, else its key.
-pub(super) fn title<'a>(app: &'a App, page: &Page<'_>, key: &'a str) -> &'a str {
-    app.topics.get(key).map_or(key, |topic| topic.name_in(page.lang.tag()))
+pub(super) fn title<'a>(app: &'a App, lang: Lang, key: &'a str) -> &'a str {
+    app.topics.get(key).map_or(key, |topic| topic.name_in(lang.tag()))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ async fn confirmation(app: &App, visitor: &Visitor, token: &str, pressed: bool) 
         let locale = contact.locale.as_deref();
         let standings = app.permission.standings(target.contact_id).await?;
         let known = standings.iter().find(|topic| topic.topic_id == target.topic_id);
-        let title = known.map_or("", |topic| topic_title(app, &topic.topic));
+        let title = known.map_or("", |topic| topic_title(app, visitor.lang(&app.languages, locale), &topic.topic));
         let standing = known.map_or(Standing::None, |topic| topic.standing);
         if now >= expires && standing != Standing::Subscribed {
             let page = Page::new(app, visitor, locale, |words| words.confirm_expired_title.to_owned());

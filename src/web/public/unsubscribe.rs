@@ -132,8 +132,8 @@ async fn question(app: &App, visitor: &Visitor, target: Target, wrong_day: Optio
     let words = page.words();
     let subscribed = topic.is_none_or(|topic| topic.standing.can_withdraw());
     let question = match topic {
-        Some(topic) if subscribed => sentence(words.unsubscribe_question, choices::title(app, &page, &topic.topic), &contact),
-        Some(topic) => sentence(words.unsubscribe_already, choices::title(app, &page, &topic.topic), &contact),
+        Some(topic) if subscribed => sentence(words.unsubscribe_question, choices::title(app, page.lang, &topic.topic), &contact),
+        Some(topic) => sentence(words.unsubscribe_already, choices::title(app, page.lang, &topic.topic), &contact),
         None => sentence(words.unsubscribe_question_plain, "", &contact),
     };
     let comes = topic.filter(|topic| matches!(topic.standing, Standing::Subscribed | Standing::Paused));
@@ -228,7 +228,7 @@ fn done(
         if changed { words.done_title.to_owned() } else { words.done_before_title.to_owned() }
     });
     let words = page.words();
-    let topic = standings.iter().find(|topic| topic.topic_id == target.topic_id).map(|topic| choices::title(app, &page, &topic.topic));
+    let topic = standings.iter().find(|topic| topic.topic_id == target.topic_id).map(|topic| choices::title(app, page.lang, &topic.topic));
     let text = match (all, changed, topic) {
         (true, true, _) => words.done_all_now,
         (true, false, _) => words.done_all_before,
@@ -278,7 +278,7 @@ async fn take_less(app: &App, visitor: &Visitor, target: Target, less: Less) -> 
     let topic = standings.iter().find(|topic| topic.topic_id == topic_id);
     let page = Page::new(app, visitor, contact.locale.as_deref(), |words| words.less_saved_title.to_owned());
     let words = page.words();
-    let title = topic.map(|topic| choices::title(app, &page, &topic.topic)).unwrap_or_default();
+    let title = topic.map(|topic| choices::title(app, page.lang, &topic.topic)).unwrap_or_default();
     // What stands now, also where it stood so before.
     let (mark, text) = match topic {
         Some(TopicStanding { standing: Standing::Paused, until: Some(until), .. }) if matches!(less, Less::Pause(..)) => {
