@@ -1,4 +1,4 @@
-//! `optin consent grant|withdraw|history|verify`
+//! `optin consent grant|withdraw|history|verify`; what people choose instead of leaving is in `choices.rs`.
 
 use serde_json::json;
 
@@ -57,6 +57,8 @@ enum Action {
     #[command(after_help = "Exit code 1 where an entry was edited, deleted, inserted or moved; the first one is named.\n\n\
         Example:\n  optin consent verify")]
     Verify,
+    #[command(flatten)]
+    Choose(super::choices::Choose),
 }
 
 impl ConsentCommand {
@@ -66,6 +68,7 @@ impl ConsentCommand {
             Action::Withdraw { email, topic, source } => withdraw(context, &email, topic.as_deref(), source).await,
             Action::History { email } => history(context, &email).await,
             Action::Verify => verify(context).await,
+            Action::Choose(choose) => choose.run(context).await,
         }
     }
 }
@@ -116,7 +119,7 @@ async fn withdraw(context: &Context, email: &str, topic: Option<&str>, source: S
 
 /// An event that an operator writes down. Their words may name people, so they are part of the proof, which
 /// can be erased.
-fn by_hand(instance: &Instance, contact_id: i64, topic_id: i64, action: Event, email: &str, source: &str) -> NewEvent {
+pub(super) fn by_hand(instance: &Instance, contact_id: i64, topic_id: i64, action: Event, email: &str, source: &str) -> NewEvent {
     let evidence = consent::ops::evidence(&instance.entropy, json!({ "address": email, "source": source }));
     NewEvent { evidence: Some(evidence), ..NewEvent::new(contact_id, topic_id, action, "cli") }
 }
