@@ -127,11 +127,12 @@ pub(super) async fn events_of(db: &mut impl Connection, contact_id: i64) -> Resu
     db.rows(&sql, args![contact_id]).await?.iter().map(read_event).collect()
 }
 
-/// The latest event about a person and a topic (or everything).
+/// The latest word about whether a person wants a topic (or everything): what they chose beside that, such as
+/// how often, is none.
 pub(super) async fn last_action(tx: &mut Tx, contact_id: i64, topic_id: i64) -> Result<Option<String>, DbError> {
     let row = tx
         .fetch_optional(
-            "SELECT action FROM consent_event WHERE contact_id = $1 AND topic_id IN ($2, 0) ORDER BY seq DESC LIMIT 1",
+            "SELECT action FROM consent_event WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'paused', 'resumed', 'refreshed') ORDER BY seq DESC LIMIT 1",
             args![contact_id, topic_id],
         )
         .await?;
