@@ -406,6 +406,7 @@ words! {
     prefs_pause,
     pause_none,
     pause_keep,
+    pause_until,
     pause_open,
     pause_day,
     prefs_day,

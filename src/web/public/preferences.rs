@@ -540,10 +540,13 @@ fn line(app: &App, page: &Page<'_>, topic: &TopicStanding, contact: &Contact, se
     let words = page.words();
     let id = topic.topic_id;
     let paused = topic.standing == Standing::Paused;
-    let until = topic.until.map_or(words.pause_open.to_owned(), |until| fill(words.pause_keep, &[("date", &choices::day(until, contact))]));
+    let until = |text: &str| {
+        let in_words = |until| fill(text, &[("date", &choices::day(until, contact))]);
+        topic.until.map_or(words.pause_open.to_owned(), in_words)
+    };
     let note = match topic.standing {
         Standing::Pending => Some(words.preferences_pending.to_owned()),
-        Standing::Paused => Some(until.clone()),
+        Standing::Paused => Some(until(words.pause_keep)),
         Standing::None | Standing::Subscribed | Standing::Unsubscribed => None,
     };
     let (mut often, mut pauses) = (Vec::new(), Vec::new());
@@ -555,7 +558,7 @@ fn line(app: &App, page: &Page<'_>, topic: &TopicStanding, contact: &Contact, se
             sent.and_then(|sent| sent.field(&format!("often.{id}"))).unwrap_or(topic.frequency.map_or("every", Frequency::as_str)),
         );
         if paused {
-            pauses.push(Choice::new("keep", until, false));
+            pauses.push(Choice::new("keep", until(words.pause_until), false));
         }
         pauses.push(Choice::new("none", words.pause_none, false));
         pauses.extend(with_day(words, choices::spans(words)));
