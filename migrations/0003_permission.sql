@@ -37,10 +37,11 @@ CREATE TABLE consent_choice (
   PRIMARY KEY (contact_id)
 ) /* clustered */;
 
--- Signed heads of the chain.
+-- Signed heads of the chain. `signed_at` is the time as it stands in the signed text.
 CREATE TABLE consent_checkpoint (
   seq BIGINT NOT NULL,
   at BIGINT NOT NULL,
+  signed_at TEXT NOT NULL,
   hash TEXT NOT NULL,
   public_key TEXT NOT NULL,
   signature TEXT NOT NULL,

@@ -108,10 +108,12 @@ impl Keys {
 
     /// A key of 32 bytes for another use inside the same instance, such as seeds and digests.
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.secrets[0].1).expect("any key length works");
-        mac.update(b"derive:");
-        mac.update(label.as_bytes());
-        mac.finalize().into_bytes().into()
+        derived(&self.secrets[0].1, label)
+    }
+
+    /// The same from each secret: the one in use first, then the retired ones.
+    pub fn derive_from_each(&self, label: &str) -> Vec<[u8; 32]> {
+        self.secrets.iter().map(|(_, secret)| derived(secret, label)).collect()
     }
 
     /// Signs `fields` (not negative) for `purpose`, without bound text.
@@ -159,6 +161,13 @@ impl Keys {
         }
         read_varints(&message[2..]).ok_or(TokenError::Malformed)
     }
+}
+
+fn derived(secret: &[u8; 32], label: &str) -> [u8; 32] {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(secret).expect("any key length works");
+    mac.update(b"derive:");
+    mac.update(label.as_bytes());
+    mac.finalize().into_bytes().into()
 }
 
 fn compute_mac(key: &[u8; 32], purpose: Purpose, message: &[u8], bound: &str) -> [u8; 32] {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+pub mod checkpoint;
 mod choose;
 mod erase;
 pub mod invitation;
@@ -113,7 +114,7 @@ pub enum Action {
 
 impl Action {
     /// As stored and shown.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Action::Requested => "requested",
             Action::Granted => "granted",
@@ -375,18 +376,6 @@ pub struct Event {
     pub origin_digest: Option<String>,
     /// This link of the chain.
     pub hash: Vec<u8>,
-}
-
-impl Event {
-    /// What it changes; `None` for an action that this release does not know.
-    pub fn fact(&self) -> Option<Fact<'_>> {
-        Some(Fact {
-            action: Action::from_stored(&self.action)?,
-            frequency: self.frequency.as_deref().and_then(Frequency::from_stored),
-            until: self.until,
-            detail: self.detail.as_deref(),
-        })
-    }
 }
 
 impl NewEvent {

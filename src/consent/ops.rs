@@ -257,8 +257,30 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {
         return Ok(Confirmation::NotAsked);
     }
-    ledger::append(tx, &[NewEvent { action: Action::Confirmed, ..event }], now).await?;
+    let asked = sql::question(tx, event.contact_id, event.topic_id).await?;
+    let evidence = asked.and_then(|asked| with_trail(event.evidence.as_deref()?, &asked)).or(event.evidence);
+    ledger::append(tx, &[NewEvent { action: Action::Confirmed, evidence, ..event }], now).await?;
     Ok(Confirmation::Confirmed)
+}
+
+/// The trail of a double opt-in: when they asked, when the question went out, and the left side of its Message-ID;
+/// added to the proof that the caller made (with its salt).
+fn with_trail(evidence: &str, question: &sql::Question) -> Option<String> {
+    let mut fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(evidence).ok()?;
+    let mut add = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            fields.entry(name).or_insert_with(|| value.into());
+        }
+    };
+    add("asked_at", Some(question.asked_at.to_string()));
+    add("mailed_at", question.mailed_at.map(|at| at.to_string()));
+    add("mail", question.delivery_id.map(|id| format!("{id:x}.optin")));
+    Some(serde_json::Value::Object(fields).to_string())
+}
+
+/// The digest of a link's token, for the proof: it shows which link was used, and lets nobody use it.
+pub fn token_digest(token: &str) -> String {
+    ledger::evidence_digest(token)
 }
 
 /// Personal proof as kept with an event: `fields` (an object; members that are null are left out) and a

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::wording::{KeptWording, Wording};
-use super::{Event, Frequency, Standing};
+use super::{Action, Event, Fact, Frequency, Standing};
 use crate::args;
 use crate::clock::Time;
 use crate::db::{Connection, DbError, Dialect, Row, Rows, Tx};
@@ -217,4 +217,103 @@ pub(super) async fn drop_proofs(tx: &mut Tx, contact_id: i64) -> Result<u64, DbE
 /// Drops origins of entries before a time.
 pub(super) async fn drop_origins(tx: &mut Tx, before: Time) -> Result<u64, DbError> {
     tx.execute("UPDATE consent_event SET origin = NULL WHERE at < $1 AND origin IS NOT NULL", args![before]).await
+}
+
+/// `expired` entries about nobody: place and detail.
+pub(super) async fn expiries(db: &mut impl Connection) -> Result<Vec<(i64, Option<String>)>, DbError> {
+    let sql = "SELECT seq, detail FROM consent_event WHERE contact_id = 0 AND action = $1 ORDER BY seq";
+    db.rows(sql, args![Action::Expired.as_str()]).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+}
+
+/// Where these people were erased, the last time: contact and place; who was not is left out.
+pub(super) async fn erased_at(tx: &mut Tx, mut contacts: Vec<i64>) -> Result<HashMap<i64, i64>, DbError> {
+    contacts.sort_unstable();
+    contacts.dedup();
+    let rows = tx
+        .bulk_fetch(
+            "SELECT e.contact_id, MAX(e.seq) FROM {rows} JOIN consent_event e ON e.contact_id = v.contact_id
+             WHERE e.action = $1 GROUP BY e.contact_id",
+            args![Action::Erased.as_str()],
+            Rows::new().i64("contact_id", contacts),
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+}
+
+/// Entries from before their person was erased that hold a proof or origin still; the first of them.
+pub(super) async fn kept_after_erasure(db: &mut impl Connection) -> Result<Vec<i64>, DbError> {
+    let sql = "SELECT e.seq
+               FROM consent_event x
+               JOIN consent_event e ON e.contact_id = x.contact_id AND e.seq < x.seq
+               WHERE x.action = $1 AND (e.evidence IS NOT NULL OR e.origin IS NOT NULL)
+               ORDER BY e.seq LIMIT 100";
+    db.rows(sql, args![Action::Erased.as_str()]).await?.iter().map(|row| row.get(0)).collect()
+}
+
+/// The part of an entry that changes something.
+pub(super) struct Step {
+    pub contact_id: i64,
+    pub seq: i64,
+    pub at: Time,
+    pub topic_id: i64,
+    action: String,
+    frequency: Option<String>,
+    until: Option<Time>,
+    detail: Option<String>,
+}
+
+impl Step {
+    /// `None` for an action that this release does not know.
+    pub(super) fn fact(&self) -> Option<Fact<'_>> {
+        Some(Fact {
+            action: Action::from_stored(&self.action)?,
+            frequency: self.frequency.as_deref().and_then(Frequency::from_stored),
+            until: self.until,
+            detail: self.detail.as_deref(),
+        })
+    }
+}
+
+/// Entries by person, then by place: those after `(contact, seq)`, at most `limit`.
+pub(super) async fn steps_after(db: &mut impl Connection, (contact_id, seq): (i64, i64), limit: i64) -> Result<Vec<Step>, DbError> {
+    let sql = "SELECT contact_id, seq, at, topic_id, action, frequency, until, detail
+               FROM consent_event
+               WHERE (contact_id, seq) > ($1, $2)
+               ORDER BY contact_id, seq LIMIT $3";
+    let read = |row: &Row| {
+        Ok(Step {
+            contact_id: row.get(0)?,
+            seq: row.get(1)?,
+            at: row.get(2)?,
+            topic_id: row.get(3)?,
+            action: row.get(4)?,
+            frequency: row.get(5)?,
+            until: row.get(6)?,
+            detail: row.get(7)?,
+        })
+    };
+    db.rows(sql, args![contact_id, seq, limit]).await?.iter().map(read).collect()
+}
+
+/// A question of double opt-in.
+pub(super) struct Question {
+    pub asked_at: Time,
+    /// When the mail went out.
+    pub mailed_at: Option<Time>,
+    /// Its delivery, where it was a message.
+    pub delivery_id: Option<i64>,
+}
+
+/// What is known of the question that was asked about a topic.
+pub(super) async fn question(tx: &mut Tx, contact_id: i64, topic_id: i64) -> Result<Option<Question>, DbError> {
+    let row = tx
+        .fetch_optional(
+            "SELECT q.asked_at, q.sent_at, m.delivery_id
+             FROM confirmation q
+             LEFT JOIN message m ON m.id = q.message_id
+             WHERE q.topic_id = $1 AND q.contact_id = $2",
+            args![topic_id, contact_id],
+        )
+        .await?;
+    row.map(|row| Ok(Question { asked_at: row.get(0)?, mailed_at: row.get(1)?, delivery_id: row.get(2)? })).transpose()
 }

@@ -53,8 +53,9 @@ pub struct Fact<'a> {
 }
 
 impl Fact<'_> {
+    /// The value of `key=value`; a detail is some of them, a space between.
     fn detail(&self, key: &str) -> Option<&str> {
-        self.detail?.strip_prefix(key)?.strip_prefix('=')
+        self.detail?.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
     }
 }
 

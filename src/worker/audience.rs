@@ -33,6 +33,8 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
     // One `now` for the whole audience: a block written after a restart means the same.
     let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
     if run.audience_cursor == 0 {
+        // Also where no server runs that keeps the house.
+        super::ledger::catch_up(instance).await?;
         runs::freshen_statistics(&instance.db).await?;
     }
     loop {

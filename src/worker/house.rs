@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{RunError, confirm, lease, rest, schedules, send};
+use super::{RunError, confirm, lease, ledger, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::delivery::mx::{self, Learner, Resolver};
 use crate::delivery::{limit, throttles};
@@ -48,14 +48,18 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
         }
         if let Some(held) = held {
             let recovered = send::recover(&instance).await;
+            // Before schedules: whose pause is over today gets what is sent today.
+            let caught_up = ledger::catch_up(&instance).await;
             let fired = schedules::fire(&instance, held, first).await;
             let asked = confirm::send_due(&instance).await;
             let mut forgotten = Ok(());
+            let mut signed = Ok(());
             if forgotten_at.is_none_or(|at| now.since(at) > FORGET_EVERY_MS) {
                 forgotten_at = Some(now);
                 forgotten = forget(&instance, now).await;
+                signed = ledger::sign(&instance).await;
             }
-            for failed in [recovered, fired, asked, forgotten].into_iter().filter_map(Result::err) {
+            for failed in [recovered, caught_up, fired, asked, forgotten, signed].into_iter().filter_map(Result::err) {
                 tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
             }
             first = false;

@@ -5,6 +5,7 @@ mod audience;
 mod confirm;
 mod house;
 mod lease;
+mod ledger;
 mod process;
 mod runs;
 mod schedules;

@@ -135,7 +135,8 @@ on_each_database!(
         let verify = || shop.optin(&["consent", "verify", "--json"]);
         let whole = verify().exits(0).json();
         assert_eq!((&whole["valid"], &whole["events"]), (&true.into(), &21.into()));
-        let copy = "seq, at, contact_id, topic_id, action, source, source_line, wording_hash, evidence, evidence_digest, hash";
+        let copy = "seq, at, contact_id, topic_id, action, source, source_line, wording_hash, evidence, evidence_digest, hash, version, \
+                    channel, purpose, basis, frequency, until, detail, origin, origin_digest";
         let attacks: [(&str, Vec<String>, i64); 8] = [
             ("edited", vec!["UPDATE consent_event SET action = 'granted' WHERE seq = 21".into()], 21),
             ("another source", vec!["UPDATE consent_event SET source = 'x' WHERE seq = 7".into()], 7),
@@ -144,7 +145,7 @@ on_each_database!(
             ("truncated", vec!["DELETE FROM consent_event WHERE seq = 21".into()], 21),
             (
                 "inserted at the end",
-                vec![format!("INSERT INTO consent_event ({copy}) SELECT 22, at, contact_id, topic_id, action, source, source_line, wording_hash, evidence, evidence_digest, hash FROM consent_event WHERE seq = 21")],
+                vec![format!("INSERT INTO consent_event (seq, at, contact_id, topic_id, action, source, hash) SELECT 22, at, contact_id, topic_id, action, source, hash FROM consent_event WHERE seq = 21")],
                 22,
             ),
             (

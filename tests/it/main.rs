@@ -18,6 +18,8 @@ mod example;
 mod faults;
 mod harness;
 mod import;
+mod ledger;
+mod ledger_life;
 mod limits;
 mod message_lane;
 mod messages;

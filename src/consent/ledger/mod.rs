@@ -10,10 +10,13 @@ use crate::clock::Time;
 use crate::db::{ColumnData, DbError, Rows, Tx};
 
 mod chain;
+pub mod export;
+mod rebuild;
 mod verify;
 
 pub use chain::{VERSION, evidence_digest, hex};
-pub use verify::{Verification, verify};
+pub use rebuild::{Rebuilt, rebuild};
+pub use verify::{Finding, Kind, Verification, verify};
 
 use chain::{Later, Said};
 
