@@ -132,7 +132,9 @@ pub(super) async fn events_of(db: &mut impl Connection, contact_id: i64) -> Resu
 pub(super) async fn last_action(tx: &mut Tx, contact_id: i64, topic_id: i64) -> Result<Option<String>, DbError> {
     let row = tx
         .fetch_optional(
-            "SELECT action FROM consent_event WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'paused', 'resumed', 'refreshed') ORDER BY seq DESC LIMIT 1",
+            "SELECT action FROM consent_event
+             WHERE contact_id = $1 AND topic_id IN ($2, 0) AND action NOT IN ('changed', 'paused', 'resumed', 'refreshed')
+             ORDER BY seq DESC LIMIT 1",
             args![contact_id, topic_id],
         )
         .await?;
