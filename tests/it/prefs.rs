@@ -391,7 +391,8 @@ on_each_database! {
         }
         shop.optin(&["send", "weekly", "--json"]).exits(0);
         let mail = sink.wait_for(1, 20).remove(0);
-        let _serving = serve(&shop, &[]);
+        // Without a worker, which has work of its own to write down.
+        let _serving = serve(&shop, &["--only", "web"]);
         let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
         let headers = ["List-Unsubscribe", "List-Help"].map(|name| parsed.header_raw(name).unwrap().to_owned()).join(" ");
         let all = [headers, parsed.body_text(0).unwrap().into_owned(), parsed.body_html(0).unwrap().into_owned()].join("\n").replace("&#x2f;", "/");
@@ -411,7 +412,9 @@ on_each_database! {
                 }
             }
         }
-        assert_eq!(everything(&db).await, before);
+        let after = everything(&db).await;
+        let changed: Vec<&String> = after.iter().filter(|row| !before.contains(row)).collect();
+        assert!(changed.is_empty() && after.len() == before.len(), "{changed:#?}");
     }
 }
 
