@@ -104,6 +104,7 @@ CREATE TABLE withdrawal_reason (
   comment TEXT
 );
 CREATE INDEX withdrawal_reason_contact ON withdrawal_reason (contact_id);
+CREATE INDEX withdrawal_reason_run ON withdrawal_reason (run_id) WHERE run_id IS NOT NULL;
 
 -- How many requests of forms a client, an address or everybody may still make (GCRA: `spent_until` in
 -- microseconds). Names hold keyed digests, no addresses.
@@ -206,3 +207,7 @@ DROP INDEX delivery_message_due;
 CREATE INDEX delivery_message_due ON delivery (patient, due_at, id) WHERE transactional AND state IN ('due', 'deferred');
 -- What a person's digest collects.
 CREATE INDEX delivery_collected ON delivery (contact_id, id) WHERE state = 'skipped' AND reason = 'digest';
+
+-- How the person of a mail is tracked in it, as of its claim, where that is less than in full: anonymous or none.
+ALTER TABLE delivery ADD COLUMN tracking TEXT;
+CREATE INDEX delivery_tracking ON delivery (run_id, tracking) WHERE tracking IS NOT NULL;

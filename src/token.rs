@@ -45,14 +45,35 @@ pub enum Purpose {
     /// A form may be sent without a solution from a moment on. Fields: that moment in milliseconds, a random
     /// number; bound to the form and the address.
     FormWait = 41,
+    /// The image of a mail to somebody who is counted, but not known by it. Fields: run.
+    AnonymousOpen = 20,
+    /// A tracked link of such a mail. Fields: run, link position; bound to the target address.
+    AnonymousClick = 21,
+    /// The preference centre with the person's profile: goes only into a fresh mail to the address itself.
+    /// Fields: contact, expiry in milliseconds.
+    Profile = 22,
 }
 
 impl Purpose {
     fn from_byte(byte: u8) -> Option<Self> {
         use Purpose::*;
-        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail, FormChallenge, FormWait]
-            .into_iter()
-            .find(|purpose| *purpose as u8 == byte)
+        [
+            Open,
+            Click,
+            View,
+            UnsubscribeHeader,
+            UnsubscribeBody,
+            Preferences,
+            Confirm,
+            UnsubscribeMail,
+            AnonymousOpen,
+            AnonymousClick,
+            Profile,
+            FormChallenge,
+            FormWait,
+        ]
+        .into_iter()
+        .find(|purpose| *purpose as u8 == byte)
     }
 }
 

@@ -83,6 +83,11 @@ impl DeliverySettings {
 }
 
 impl Definition {
+    /// Whether opens or clicks of its mails are recorded at all.
+    pub fn tracks(&self) -> bool {
+        self.track_opens || self.track_clicks
+    }
+
     /// Freezes a campaign of the configuration.
     pub fn new(config: &Config, campaign: &Campaign) -> Self {
         let topic = config.topics.get(&campaign.topic.value);

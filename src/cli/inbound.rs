@@ -17,8 +17,9 @@ pub struct InboundCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Reads one mail from standard input, for a pipe of your mail server. A request to unsubscribe by
-    /// mail is carried out before the command ends.
+    /// Reads one mail from standard input, for a pipe of your mail server. A request to unsubscribe, by
+    /// the address in the mail's header or by a reply that says "unsubscribe", "stop", 退订 or 取消訂閱 ("unsubscribe
+    /// all" for everything), is carried out before the command ends.
     #[command(after_help = "Exit code 1 where the mail is something else: nothing was done, keep it for a person.\n\n\
         Example, in /etc/aliases of the host that receives your replies:\n  \
         letters: \"|optin --config /etc/optin inbound deliver\", letters-people")]

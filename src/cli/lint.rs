@@ -87,6 +87,8 @@ async fn look_at(context: &Context, instance: &Instance, campaign: &Campaign) ->
         contact_id: i64::MAX,
         topic_id,
         track_opens: definition.track_opens,
+        run_id: i64::MAX,
+        tracking: consent::Tracking::Full,
     };
     let samples: Vec<Sample> = readers
         .iter()

@@ -1,6 +1,7 @@
 //! The only terminal: one file per command.
 
 mod check;
+mod choices;
 mod consent;
 mod contact;
 mod coupon;

@@ -8,7 +8,8 @@ use serde_json::json;
 use super::out::{Failure, Outcome};
 use super::{Context, contact_by_email, known_campaign, parse_address};
 use crate::campaign::Definition;
-use crate::consent;
+use crate::consent::tracking::TrackingRules;
+use crate::consent::{self, Tracking};
 use crate::contact::Contact;
 use crate::content::{self, Mail, Recipient};
 use crate::delivery::links::DeliveryLinks;
@@ -19,6 +20,7 @@ use crate::instance::Instance;
 /// Stand in links of previews and tests: nobody has these ids, so nothing is counted, and a click on
 /// "unsubscribe" in a test mail does not withdraw the customer it was written for.
 const NO_DELIVERY: i64 = 0;
+const NO_RUN: i64 = 0;
 const NOBODY: i64 = 0;
 /// Before the subject of a test mail.
 const TEST_MARK: &str = "[TEST]";
@@ -127,11 +129,12 @@ struct Written {
     envelope: Envelope,
     mail: Mail,
     topic_id: i64,
+    tracking: Tracking,
 }
 
 impl Written {
     fn bytes(&self, instance: &Instance, wire: &str, mark: Option<&str>, context: &Context) -> Result<Vec<u8>, Failure> {
-        let links = links(instance, self.topic_id, self.definition.track_opens);
+        let links = links(instance, self.topic_id, self.definition.track_opens, self.tracking);
         let now = context.clock.now();
         let mut message = self.envelope.message(&self.definition, wire, &self.mail, &links, mark, now);
         instance.signers.sign(self.envelope.domain(), &mut message, now)?;
@@ -139,14 +142,16 @@ impl Written {
     }
 }
 
-fn links(instance: &Instance, topic_id: i64, track_opens: bool) -> DeliveryLinks<'_> {
+fn links(instance: &Instance, topic_id: i64, track_opens: bool, tracking: Tracking) -> DeliveryLinks<'_> {
     DeliveryLinks {
         keys: &instance.keys,
         site: &instance.config.site.url.value,
         delivery_id: NO_DELIVERY,
+        run_id: NO_RUN,
         contact_id: NOBODY,
         topic_id,
         track_opens,
+        tracking,
     }
 }
 
@@ -157,12 +162,14 @@ async fn write(context: &Context, instance: &Instance, campaign: &str, contact: 
         .map_err(|problems| anyhow::anyhow!(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     let now = context.clock.now();
     let topic_id = consent::ops::ensure_topic(&instance.db, &definition.topic, &instance.entropy, now).await?;
-    let links = links(instance, topic_id, definition.track_opens);
     let mut tx = instance.db.begin_read().await?;
     let grounds = consent::grounds(&mut tx, topic_id, &[contact.id]).await?.remove(&contact.id);
     tx.rollback().await?;
+    let chosen = consent::ops::choices(&mut instance.db.clone(), contact.id).await?.tracking;
+    let tracking = TrackingRules::new(&instance.config.consent).of(chosen, contact).0;
+    let links = links(instance, topic_id, definition.track_opens, tracking);
     let mail = prepared
         .render(&Recipient { contact, links: &links, grounds: grounds.as_ref(), now })
         .map_err(|error| Failure::Refused(format!("{} would not get this mail: {error}", contact.email)))?;
-    Ok(Written { envelope: Envelope::new(&definition), definition, mail, topic_id })
+    Ok(Written { envelope: Envelope::new(&definition), definition, mail, topic_id, tracking })
 }

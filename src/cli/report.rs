@@ -46,8 +46,10 @@ impl Report {
 
 /// The report as a person reads it.
 pub(super) fn render(report: &crate::report::CampaignReport) -> String {
-    let share =
-        |count: i64| if report.delivered > 0 { format!("{:.1} %", count as f64 * 100.0 / report.delivered as f64) } else { "-".to_owned() };
+    let percent = |count: i64, of: i64| if of > 0 { format!("{:.1} %", count as f64 * 100.0 / of as f64) } else { "-".to_owned() };
+    let share = |count: i64| percent(count, report.delivered);
+    // Of people who are not tracked nobody knows what they opened: they are no part of the whole.
+    let share_of_tracked = |count: i64| percent(count, report.delivered - report.tracking.anonymous - report.tracking.none);
     let mut rows = vec![
         vec!["audience".to_owned(), report.audience.to_string(), String::new()],
         vec!["sent".to_owned(), report.sent.to_string(), String::new()],
@@ -63,13 +65,26 @@ pub(super) fn render(report: &crate::report::CampaignReport) -> String {
         rows.push(vec![format!("skipped: {reason}"), count.to_string(), String::new()]);
     }
     rows.extend([
-        vec!["opened, people".to_owned(), report.opens.unique.to_string(), share(report.opens.unique)],
+        vec!["opened, people".to_owned(), report.opens.unique.to_string(), share_of_tracked(report.opens.unique)],
         vec!["opens by machines".to_owned(), report.opens.machine.to_string(), String::new()],
-        vec!["clicked, people".to_owned(), report.clicks.counts.unique.to_string(), share(report.clicks.counts.unique)],
+        vec!["clicked, people".to_owned(), report.clicks.counts.unique.to_string(), share_of_tracked(report.clicks.counts.unique)],
         vec!["clicks by machines".to_owned(), report.clicks.counts.machine.to_string(), String::new()],
-        vec!["unsubscribed".to_owned(), report.unsubscribed.to_string(), share(report.unsubscribed)],
-        vec!["complained".to_owned(), report.complained.to_string(), share(report.complained)],
     ]);
+    for (name, count) in [
+        ("opens counted anonymously", report.opens.anonymous),
+        ("clicks counted anonymously", report.clicks.counts.anonymous),
+        ("sent, tracked anonymously", report.tracking.anonymous),
+        ("sent, not tracked", report.tracking.none),
+    ] {
+        if count > 0 {
+            rows.push(vec![name.to_owned(), count.to_string(), String::new()]);
+        }
+    }
+    rows.push(vec!["unsubscribed".to_owned(), report.unsubscribed.to_string(), share(report.unsubscribed)]);
+    for (reason, count) in &report.reasons {
+        rows.push(vec![format!("  because: {}", reason.replace('_', " ")), count.to_string(), String::new()]);
+    }
+    rows.push(vec!["complained".to_owned(), report.complained.to_string(), share(report.complained)]);
     if report.runs.is_empty() {
         return format!("{} was not sent yet", report.campaign);
     }

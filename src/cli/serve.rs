@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::Context;
 use super::out::{Failure, Outcome};
 use crate::config::Config;
+use crate::consent::tracking::TrackingRules;
 use crate::instance::Instance;
 use crate::telemetry;
 use crate::tracking::Recorder;
@@ -160,7 +161,8 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn start(instance: Arc<Instance>, listener: TcpListener, inbox: Option<Inbox>, mut stopped: watch::Receiver<bool>) -> Site {
-        let (recorder, recording) = Recorder::start(instance.db.clone(), instance.entropy.clone());
+        let (recorder, recording) =
+            Recorder::start(instance.db.clone(), instance.entropy.clone(), TrackingRules::new(&instance.config.consent));
         let router = web::router(backend::app(instance, recorder.clone(), inbox));
         let serving = tokio::spawn(web::serve(listener, router, async move {
             let _ = stopped.wait_for(|stop| *stop).await;

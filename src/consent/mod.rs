@@ -19,6 +19,7 @@ pub mod invitation;
 pub mod ledger;
 pub mod ops;
 mod permit;
+pub mod reasons;
 pub mod repeats;
 pub mod requests;
 mod sql;
@@ -26,6 +27,7 @@ mod standing_sql;
 mod state;
 pub mod suppression;
 mod suppression_sql;
+pub mod tracking;
 pub mod welcome;
 mod wording;
 

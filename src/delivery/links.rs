@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use crate::consent::Tracking;
 use crate::content::LinkMaker;
 use crate::token::{Keys, Purpose};
 
@@ -14,12 +15,17 @@ pub struct DeliveryLinks<'a> {
     pub site: &'a str,
     /// The delivery.
     pub delivery_id: i64,
+    /// Its run.
+    pub run_id: i64,
     /// The person.
     pub contact_id: i64,
     /// The topic.
     pub topic_id: i64,
     /// Record opens.
     pub track_opens: bool,
+    /// As the person may be tracked: `none` means no image and plain links, `anonymous` links that lead to
+    /// the run and nobody in it.
+    pub tracking: Tracking,
 }
 
 impl DeliveryLinks<'_> {
@@ -52,11 +58,20 @@ impl LinkMaker for DeliveryLinks<'_> {
     }
 
     fn open_pixel(&self) -> Option<String> {
-        self.track_opens.then(|| format!("{}/o/{}.gif", self.site, self.keys.sign(Purpose::Open, &[self.delivery_id])))
+        let token = match self.tracking {
+            Tracking::Full => self.keys.sign(Purpose::Open, &[self.delivery_id]),
+            Tracking::Anonymous => self.keys.sign(Purpose::AnonymousOpen, &[self.run_id]),
+            Tracking::None => return None,
+        };
+        self.track_opens.then(|| format!("{}/o/{token}.gif", self.site))
     }
 
     fn track(&self, position: i64, url: &str) -> String {
-        let token = self.keys.sign_bound(Purpose::Click, &[self.delivery_id, position], url);
+        let token = match self.tracking {
+            Tracking::Full => self.keys.sign_bound(Purpose::Click, &[self.delivery_id, position], url),
+            Tracking::Anonymous => self.keys.sign_bound(Purpose::AnonymousClick, &[self.run_id, position], url),
+            Tracking::None => return url.to_owned(),
+        };
         format!("{}/c/{token}/{}", self.site, URL_SAFE_NO_PAD.encode(url))
     }
 }

@@ -13,7 +13,7 @@ use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
 pub use super::collected::{Collected, collected};
-pub use super::sql::{about, counts, counts_by_provider, in_state, of_contact};
+pub use super::sql::{about, counts, counts_by_provider, in_state, of_contact, tracked_less};
 
 /// Writes deliveries for these contacts, each with its mailbox provider, due at `due_at`. A contact
 /// that has one in this run keeps it. Answers how many are new.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::state::{Outcome, State};
 use crate::args;
 use crate::clock::Time;
+use crate::consent::Tracking;
 use crate::db::{Connection, Db, DbError, Dialect, Rows, Tx, Value};
 
 /// A claimed delivery.
@@ -236,6 +237,30 @@ pub(super) async fn postpone(tx: &mut Tx, worker: i64, later: &[(i64, Time)], no
         Rows::new().i64("id", later.iter().map(|row| row.0)).i64("due_at", later.iter().map(|row| row.1.millis())),
     )
     .await
+}
+
+/// Notes how the people of these deliveries are tracked, where that is not in full.
+pub(super) async fn note_tracking(tx: &mut Tx, noted: &[(i64, Tracking)]) -> Result<(), DbError> {
+    if noted.is_empty() {
+        return Ok(());
+    }
+    let less = |tracking: Tracking| (tracking != Tracking::Full).then(|| tracking.as_str().to_owned());
+    let rows = Rows::new().i64("id", noted.iter().map(|row| row.0)).opt_text("tracking", noted.iter().map(|row| less(row.1)).collect());
+    tx.bulk("UPDATE delivery SET tracking = v.tracking FROM {rows} WHERE delivery.id = v.id", Vec::new(), rows).await?;
+    Ok(())
+}
+
+/// Mails of a run that were sent to people who are tracked anonymously, and not at all.
+pub async fn tracked_less(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, i64)>, DbError> {
+    let rows = db
+        .rows(
+            "SELECT tracking, COUNT(*) FROM delivery
+             WHERE run_id = $1 AND tracking IS NOT NULL AND state = 'sent'
+             GROUP BY tracking ORDER BY tracking",
+            args![run_id],
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
 }
 
 /// Attempt numbers of deliveries that `worker` still holds as claimed.

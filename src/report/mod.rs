@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::campaign::{self, Run};
 use crate::clock::Time;
+use crate::consent::{self, Tracking};
 use crate::db::{Connection, DbError};
 use crate::delivery::{self, State};
 use crate::tracking;
@@ -121,6 +122,10 @@ pub struct CampaignReport {
     pub complained: i64,
     /// Withdrawals that came through a mail of these runs.
     pub unsubscribed: i64,
+    /// What people said when they left, where they did: reason to number.
+    pub reasons: BTreeMap<String, i64>,
+    /// Sent mails whose opens and clicks are recorded less than in full, or not at all.
+    pub tracking: TrackedLess,
     /// Image loads, judged human or machine.
     pub opens: tracking::ops::Counts,
     /// Followed links.
@@ -133,6 +138,15 @@ pub struct CampaignReport {
     pub variants: Vec<serde_json::Value>,
     /// The arm that got nothing; empty where there was none.
     pub holdout: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Sent mails of people who are not tracked in full: shares of opens and clicks are of the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TrackedLess {
+    /// Their hits are counted, without a trace of whose they are.
+    pub anonymous: i64,
+    /// No image, plain links.
+    pub none: i64,
 }
 
 /// A mail that may or may not have arrived.
@@ -185,6 +199,16 @@ pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Opt
             *report.skipped.entry(reason).or_default() += count;
         }
         report.unsubscribed += hits.unsubscribed;
+        for (reason, count) in consent::reasons::counts(db, run.id).await? {
+            *report.reasons.entry(reason).or_default() += count;
+        }
+        for (tracking, count) in delivery::ops::tracked_less(db, run.id).await? {
+            match Tracking::from_stored(&tracking) {
+                Some(Tracking::Anonymous) => report.tracking.anonymous += count,
+                Some(Tracking::None) => report.tracking.none += count,
+                Some(Tracking::Full) | None => {}
+            }
+        }
         add(&mut report.opens, &hits.opens);
         add(&mut report.clicks.counts, &hits.clicks);
         for link in hits.by_link {
@@ -202,6 +226,7 @@ fn add(total: &mut tracking::ops::Counts, more: &tracking::ops::Counts) {
     total.human += more.human;
     total.machine += more.machine;
     total.unique += more.unique;
+    total.anonymous += more.anonymous;
 }
 
 /// What happened to a person lately, newest first.

@@ -40,8 +40,11 @@ impl Kind {
 pub struct Hit {
     /// Open or click.
     pub kind: Kind,
-    /// From the token.
+    /// From the token; 0 where it names no delivery.
     pub delivery_id: i64,
+    /// The run of a mail whose links lead to nobody in it; `None` for all others, whose run their delivery
+    /// tells.
+    pub anonymous_run: Option<i64>,
     /// Position of the link in its run; `None` for an open.
     pub link: Option<i64>,
     /// When it arrived.
@@ -55,12 +58,31 @@ pub struct Hit {
 impl Hit {
     /// The image of `delivery_id` was loaded.
     pub fn open(delivery_id: i64, at: Time, ip: Option<String>, agent: Option<String>) -> Self {
-        Hit { kind: Kind::Open, delivery_id, link: None, at, ip: clean(ip, MAX_IP_CHARS), agent: clean(agent, MAX_AGENT_CHARS) }
+        Hit {
+            kind: Kind::Open,
+            delivery_id,
+            anonymous_run: None,
+            link: None,
+            at,
+            ip: clean(ip, MAX_IP_CHARS),
+            agent: clean(agent, MAX_AGENT_CHARS),
+        }
     }
 
     /// Link `link` of `delivery_id` was followed.
     pub fn click(delivery_id: i64, link: i64, at: Time, ip: Option<String>, agent: Option<String>) -> Self {
         Hit { kind: Kind::Click, link: Some(link), ..Hit::open(delivery_id, at, ip, agent) }
+    }
+
+    /// Somebody's mail of `run_id` was opened (no `link`), or its link `link` followed; nobody knows whose.
+    pub fn anonymous(run_id: i64, link: Option<i64>, at: Time, ip: Option<String>, agent: Option<String>) -> Self {
+        let kind = if link.is_some() { Kind::Click } else { Kind::Open };
+        Hit { kind, link, anonymous_run: Some(run_id), ..Hit::open(0, at, ip, agent) }
+    }
+
+    /// The same hit without a trace of whose it is: address and agent have served to judge it.
+    fn forgetful(self) -> Self {
+        Hit { delivery_id: 0, ip: None, agent: None, ..self }
     }
 }
 

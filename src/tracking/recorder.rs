@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::{Hit, ops};
+use crate::consent::tracking::TrackingRules;
 use crate::db::Db;
 use crate::entropy::Entropy;
 
@@ -68,12 +69,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Starts the task that writes. It ends when all clones are dropped; [`Recorder::shut_down`]
+    /// Starts the task that writes what people may be tracked by: their choice, else `rules`. It ends when all clones are dropped; [`Recorder::shut_down`]
     /// waits for what is queued.
-    pub fn start(db: Db, entropy: Entropy) -> (Recorder, JoinHandle<()>) {
+    pub fn start(db: Db, entropy: Entropy, rules: TrackingRules) -> (Recorder, JoinHandle<()>) {
         let (queue, inbox) = mpsc::channel(QUEUE_HITS);
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(run(db, entropy, inbox, shared.clone()));
+        let task = tokio::spawn(run(Writer { db, entropy, rules }, inbox, shared.clone()));
         (Recorder { queue, shared }, task)
     }
 
@@ -134,7 +135,14 @@ impl Recorder {
     }
 }
 
-async fn run(db: Db, entropy: Entropy, mut inbox: mpsc::Receiver<Message>, shared: Arc<Shared>) {
+/// What a group is written with.
+struct Writer {
+    db: Db,
+    entropy: Entropy,
+    rules: TrackingRules,
+}
+
+async fn run(writer: Writer, mut inbox: mpsc::Receiver<Message>, shared: Arc<Shared>) {
     while let Some(first) = inbox.recv().await {
         let (mut hits, mut waiting, mut flushed) = (Vec::new(), Vec::new(), Vec::new());
         let mut take = |message, hits: &mut Vec<Hit>| match message {
@@ -156,7 +164,7 @@ async fn run(db: Db, entropy: Entropy, mut inbox: mpsc::Receiver<Message>, share
                 Ok(None) | Err(_) => break,
             }
         }
-        if !hits.is_empty() && write(&db, &entropy, &hits, &shared).await {
+        if !hits.is_empty() && write(&writer, &hits, &shared).await {
             shared.slow.store(false, Ordering::Relaxed);
             // A recipient who went on has dropped the other end.
             for done in waiting {
@@ -170,10 +178,10 @@ async fn run(db: Db, entropy: Entropy, mut inbox: mpsc::Receiver<Message>, share
 }
 
 /// Writes a group, again and again while the database is away. False when it was given up.
-async fn write(db: &Db, entropy: &Entropy, hits: &[Hit], shared: &Shared) -> bool {
+async fn write(writer: &Writer, hits: &[Hit], shared: &Shared) -> bool {
     let mut wait = Duration::from_millis(50);
     for attempt in 1..=WRITE_TRIES {
-        match ops::write_group(db, entropy, hits).await {
+        match ops::write_group(&writer.db, &writer.entropy, &writer.rules, hits).await {
             Ok(_) => return true,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), attempt, hits = hits.len(), "cannot record opens and clicks, trying again");

@@ -1,11 +1,12 @@
 //! Statements of the tables `hit` and `unsubscribe`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Verdict;
 use super::judge::{BURST_MS, with_burst};
+use super::ops::Counts;
 use crate::clock::Time;
-use crate::db::{Connection, DbError, Rows, Tx};
+use crate::db::{Connection, DbError, Row, Rows, Tx};
 
 /// A delivery as tracking needs it.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +49,15 @@ pub(super) async fn deliveries(tx: &mut Tx, ids: Vec<i64>) -> Result<HashMap<i64
         )
         .await?;
     found.iter().map(|row| Ok((row.get(0)?, Delivery { run_id: row.get(1)?, contact_id: row.get(2)?, sent_at: row.get(3)? }))).collect()
+}
+
+/// The runs among `ids` that exist.
+pub(super) async fn runs(tx: &mut Tx, ids: Vec<i64>) -> Result<HashSet<i64>, DbError> {
+    if ids.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let found = tx.bulk_fetch("SELECT r.id FROM {rows} JOIN run r ON r.id = v.id", Vec::new(), Rows::new().i64("id", ids)).await?;
+    found.iter().map(|row| row.get(0)).collect()
 }
 
 /// Clicks of these deliveries (with their contacts, whose index is used) from shortly before `first`.
@@ -120,31 +130,37 @@ pub(super) async fn insert_unsubscribe(tx: &mut Tx, delivery_id: i64, contact_id
     .await
 }
 
-/// Kind, human hits, machine hits, people among the human ones.
-pub(super) async fn counts_by_kind(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, i64, i64, i64)>, DbError> {
+/// Kind, and its hits.
+pub(super) async fn counts_by_kind(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, Counts)>, DbError> {
     let rows = db
         .rows(
             "SELECT kind,
                     COUNT(*) FILTER (WHERE verdict = 'human'),
                     COUNT(*) FILTER (WHERE verdict = 'machine'),
-                    COUNT(DISTINCT contact_id) FILTER (WHERE verdict = 'human')
+                    COUNT(DISTINCT contact_id) FILTER (WHERE verdict = 'human' AND contact_id <> 0),
+                    COUNT(*) FILTER (WHERE verdict = 'human' AND contact_id = 0)
              FROM hit
              WHERE run_id = $1
              GROUP BY kind",
             crate::args![run_id],
         )
         .await?;
-    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).collect()
+    rows.iter().map(|row| Ok((row.get(0)?, read_counts(row, 1)?))).collect()
 }
 
-/// Position, address, name, human clicks, machine clicks, people, of every link of a run.
-pub(super) async fn counts_by_link(db: &mut impl Connection, run_id: i64) -> Result<Vec<(i64, String, String, i64, i64, i64)>, DbError> {
+fn read_counts(row: &Row, first: usize) -> Result<Counts, DbError> {
+    Ok(Counts { human: row.get(first)?, machine: row.get(first + 1)?, unique: row.get(first + 2)?, anonymous: row.get(first + 3)? })
+}
+
+/// Position, address, name and clicks of every link of a run.
+pub(super) async fn counts_by_link(db: &mut impl Connection, run_id: i64) -> Result<Vec<(i64, String, String, Counts)>, DbError> {
     let rows = db
         .rows(
             "SELECT l.position, l.url, l.name,
                     COUNT(h.id) FILTER (WHERE h.verdict = 'human'),
                     COUNT(h.id) FILTER (WHERE h.verdict = 'machine'),
-                    COUNT(DISTINCT h.contact_id) FILTER (WHERE h.verdict = 'human')
+                    COUNT(DISTINCT h.contact_id) FILTER (WHERE h.verdict = 'human' AND h.contact_id <> 0),
+                    COUNT(h.id) FILTER (WHERE h.verdict = 'human' AND h.contact_id = 0)
              FROM run_link l
              LEFT JOIN hit h ON h.run_id = l.run_id AND h.kind = 'click' AND h.link = l.position
              WHERE l.run_id = $1
@@ -153,7 +169,7 @@ pub(super) async fn counts_by_link(db: &mut impl Connection, run_id: i64) -> Res
             crate::args![run_id],
         )
         .await?;
-    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))).collect()
+    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, read_counts(row, 3)?))).collect()
 }
 
 /// Withdrawals that came through mails of a run.

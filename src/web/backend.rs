@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
+use super::seam::{Act, Answer, Change, Choices, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use super::{App, Look, inbox};
 use crate::campaign::ops as runs;
-use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
-use crate::contact;
+use crate::consent::reasons::{Reason, Said};
+use crate::consent::tracking::TrackingRules;
+use crate::consent::{self, ALL_TOPICS, Action, NewEvent, State};
+use crate::contact::{self, AttributeValue};
 use crate::db::Tx;
 use crate::delivery;
 use crate::delivery::engine::RunContext;
@@ -25,11 +27,14 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
     App {
         db: instance.db.clone(),
         clock: instance.clock.clone(),
+        site: instance.config.site.url.value.clone(),
         keys: instance.keys.clone(),
         look: Look::new(&instance.config.sender.name, instance.config.site.accent),
         sender: instance.config.sender.clone(),
         languages: instance.languages.clone(),
         topics: instance.config.topics.clone(),
+        profile: instance.config.profile.clone(),
+        schema: instance.schema.clone(),
         recorder,
         intake: Some(instance.message_intake()),
         permission: Arc::new(Consents { instance: instance.clone() }),
@@ -55,6 +60,20 @@ impl Consents {
 }
 
 impl Consents {
+    /// Writes fields of the profile. False where all of them stood so before.
+    async fn write_profile(&self, tx: &mut Tx, act: &Act, values: &[(String, AttributeValue)], emptied: &[String]) -> anyhow::Result<bool> {
+        let schema = &self.instance.schema;
+        let Some(before) = contact::sql::by_ids(tx, schema, &[act.contact_id]).await?.pop() else { return Ok(false) };
+        let address =
+            contact::Address::parse(&before.email).map_err(|error| anyhow::anyhow!("a stored address cannot be read: {error}"))?;
+        let fields: Vec<(&str, AttributeValue)> = values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        let emptied: Vec<&str> = emptied.iter().map(String::as_str).collect();
+        contact::ops::upsert(tx, schema, &self.instance.entropy, act.at, &address, &fields).await?;
+        contact::ops::clear(tx, schema, act.contact_id, &emptied, act.at).await?;
+        let after = contact::sql::by_ids(tx, schema, &[act.contact_id]).await?.pop();
+        Ok(after.is_some_and(|after| after != before))
+    }
+
     /// Whether the topic's `opt_in` is `single`: asking is enough.
     async fn takes_single_opt_in(&self, topic_id: i64) -> anyhow::Result<bool> {
         let topics = consent::ops::topics(&mut self.instance.db.clone()).await?;
@@ -67,23 +86,20 @@ impl Permission for Consents {
     fn standings<'a>(&'a self, contact_id: i64) -> Answer<'a, Vec<TopicStanding>> {
         Box::pin(async move {
             let instance = &self.instance;
+            let states = consent::ops::states(&mut instance.db.clone(), contact_id).await?;
+            let known: HashMap<i64, State> = states.into_iter().map(|topic| (topic.topic_id, topic.state)).collect();
+            let names = consent::ops::topics(&mut instance.db.clone()).await?;
             let mut out = Vec::new();
-            let known: HashMap<String, Standing> = consent::ops::standings(&mut instance.db.clone(), contact_id)
-                .await?
-                .into_iter()
-                .map(|(topic, standing, _)| (topic, standing))
-                .collect();
             for topic in instance.config.topics.keys() {
-                let topic_id = consent::ops::ensure_topic(&instance.db, topic, &instance.entropy, instance.clock.now()).await?;
-                out.push(TopicStanding { topic_id, topic: topic.clone(), standing: known.get(topic).copied().unwrap_or(Standing::None) });
+                let topic_id = match names.iter().find(|(_, name)| *name == topic) {
+                    Some((topic_id, _)) => *topic_id,
+                    None => consent::ops::ensure_topic(&instance.db, topic, &instance.entropy, instance.clock.now()).await?,
+                };
+                out.push(standing_of(topic_id, topic.clone(), known.get(&topic_id)));
             }
-            for (topic_id, topic) in consent::ops::topics(&mut instance.db.clone()).await? {
-                if !instance.config.topics.contains_key(&topic)
-                    && let Some(standing) = known.get(&topic)
-                {
-                    out.push(TopicStanding { topic_id, topic, standing: *standing });
-                }
-            }
+            let mut left: Vec<(i64, String)> = names.into_iter().filter(|(_, name)| !instance.config.topics.contains_key(name)).collect();
+            left.sort_unstable();
+            out.extend(left.into_iter().filter_map(|(topic_id, name)| Some(standing_of(topic_id, name, Some(known.get(&topic_id)?)))));
             Ok(out)
         })
     }
@@ -133,6 +149,50 @@ impl Permission for Consents {
             })
         })
     }
+
+    fn choices<'a>(&'a self, contact_id: i64) -> Answer<'a, Option<Choices>> {
+        Box::pin(async move {
+            let db = &mut self.instance.db.clone();
+            let Some(contact) = contact::sql::by_ids(db, &self.instance.schema, &[contact_id]).await?.pop() else { return Ok(None) };
+            let chosen = consent::ops::choices(db, contact_id).await?;
+            let (tracking, why) = TrackingRules::new(&self.instance.config.consent).of(chosen.tracking, &contact);
+            Ok(Some(Choices { tracking, why, profiling_refused: chosen.profiling_refused }))
+        })
+    }
+
+    fn change<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, change: &'a Change) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let at = act.at;
+            let event = |topic_id| self.event(act, topic_id, Action::Changed);
+            Ok(match change {
+                Change::Pause { topic_id, until } => consent::ops::pause(tx, &event(*topic_id), Some(*until), at).await?,
+                Change::Resume { topic_id } => consent::ops::resume(tx, &event(*topic_id), at).await?,
+                Change::Frequency { topic_id, frequency } => consent::ops::set_frequency(tx, &event(*topic_id), *frequency, at).await?,
+                Change::Tracking(tracking) => consent::ops::set_tracking(tx, &event(ALL_TOPICS), Some(*tracking), at).await?,
+                Change::Profiling { refused } => consent::ops::set_profiling(tx, &event(ALL_TOPICS), *refused, at).await?,
+                Change::Locale(tag) => {
+                    self.write_profile(tx, act, &[("locale".to_owned(), AttributeValue::Text(tag.clone()))], &[]).await?;
+                    let event = NewEvent { detail: Some(format!("locale={tag}")), ..event(ALL_TOPICS) };
+                    consent::ledger::append(tx, &[event], at).await?;
+                    true
+                }
+                Change::Profile { values, emptied } => self.write_profile(tx, act, values, emptied).await?,
+            })
+        })
+    }
+
+    fn say_why<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, reason: Reason, comment: Option<&'a str>) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let comment = comment.map(str::to_owned);
+            let said = Said { id: self.instance.entropy.id(act.at), delivery_id: act.delivery_id, reason, comment };
+            Ok(consent::reasons::record(tx, &said, self.event(act, topic_id, Action::Objected), act.at).await?)
+        })
+    }
+}
+
+fn standing_of(topic_id: i64, topic: String, state: Option<&State>) -> TopicStanding {
+    let state = state.copied().unwrap_or(State::NONE);
+    TopicStanding { topic_id, topic, standing: state.standing, frequency: state.frequency, until: state.until }
 }
 
 struct Views {
@@ -167,7 +227,9 @@ impl ViewSource for Views {
             let mut tx = instance.db.begin_read().await?;
             let grounds = consent::grounds(&mut tx, context.run.topic_id, &[contact_id]).await?.remove(&contact_id);
             tx.rollback().await?;
-            let mail = worker::render_again(instance, &context, &contact, grounds.as_ref(), delivery_id, instance.clock.now())?;
+            let chosen = consent::ops::choices(db, contact_id).await?.tracking;
+            let tracking = TrackingRules::new(&instance.config.consent).of(chosen, &contact).0;
+            let mail = worker::render_again(instance, &context, &contact, grounds.as_ref(), tracking, delivery_id, instance.clock.now())?;
             Ok(Some(mail.html))
         })
     }

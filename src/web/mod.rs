@@ -27,7 +27,8 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 
 use crate::clock::Clock;
-use crate::config::{Sender, Topic};
+use crate::config::{ProfileField, Sender, Topic};
+use crate::contact::Schema;
 use crate::db::Db;
 use crate::delivery::messages::Intake;
 use crate::text::i18n::Languages;
@@ -47,6 +48,8 @@ pub struct App {
     pub db: Db,
     /// One `now` a request.
     pub clock: Clock,
+    /// Public base address, without a trailing slash.
+    pub site: String,
     /// Verify links.
     pub keys: Keys,
     /// Shown on every page, and the way out by mail.
@@ -57,6 +60,10 @@ pub struct App {
     pub languages: Languages,
     /// Names and descriptions of the configured topics.
     pub topics: BTreeMap<String, Topic>,
+    /// Fields that people may see and change.
+    pub profile: Vec<ProfileField>,
+    /// Declared attributes.
+    pub schema: Schema,
     /// Takes opens and clicks.
     pub recorder: Recorder,
     /// The consent room.

@@ -5,6 +5,10 @@ use std::pin::Pin;
 
 use crate::clock::Time;
 pub use crate::consent::Standing;
+use crate::consent::reasons::Reason;
+use crate::consent::tracking::Why;
+use crate::consent::{Frequency, Tracking};
+use crate::contact::AttributeValue;
 use crate::db::Tx;
 
 /// The future that a seam's method answers with (boxed, so that the traits are object-safe).
@@ -70,6 +74,10 @@ pub struct TopicStanding {
     pub topic: String,
     /// Where the person stands.
     pub standing: Standing,
+    /// How often they want its mails; nothing for every one.
+    pub frequency: Option<Frequency>,
+    /// When a pause ends; nothing for one that the person ends.
+    pub until: Option<Time>,
 }
 
 /// What a confirmation did.
@@ -92,6 +100,57 @@ pub enum Resubscribed {
     Pending,
 }
 
+/// What a person chose for everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choices {
+    /// How their opens and clicks are recorded.
+    pub tracking: Tracking,
+    /// Why it is so.
+    pub why: Why,
+    /// Nothing is concluded about them.
+    pub profiling_refused: bool,
+}
+
+/// What a person changes without coming or leaving.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// No mail of a topic until a moment.
+    Pause {
+        /// Of which topic.
+        topic_id: i64,
+        /// Until when.
+        until: Time,
+    },
+    /// A pause ends now.
+    Resume {
+        /// Of which topic.
+        topic_id: i64,
+    },
+    /// How often the mails of a topic come.
+    Frequency {
+        /// Of which topic.
+        topic_id: i64,
+        /// Nothing: every one.
+        frequency: Option<Frequency>,
+    },
+    /// How opens and clicks are recorded.
+    Tracking(Tracking),
+    /// Whether nothing may be concluded about them.
+    Profiling {
+        /// It may not.
+        refused: bool,
+    },
+    /// The language of pages and mails: its tag.
+    Locale(String),
+    /// Fields of the profile.
+    Profile {
+        /// Those with a value.
+        values: Vec<(String, AttributeValue)>,
+        /// Those that were emptied.
+        emptied: Vec<String>,
+    },
+}
+
 /// The consent room. Writing methods work inside the caller's transaction and are idempotent.
 pub trait Permission: Send + Sync {
     /// Every topic that is configured or that this person ever stood on; [`Standing::None`] where
@@ -112,6 +171,18 @@ pub trait Permission: Send + Sync {
     /// subscription pending and lets a confirmation mail be sent (limited, so that nobody can be
     /// flooded with them).
     fn resubscribe<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64) -> Answer<'a, Resubscribed>;
+
+    /// What this person chose for everything, and what holds where they chose nothing; `None` once they
+    /// are gone.
+    fn choices<'a>(&'a self, contact_id: i64) -> Answer<'a, Option<Choices>>;
+
+    /// Makes a choice true. False where it was before, or where it is about a topic that the person does
+    /// not receive.
+    fn change<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, change: &'a Change) -> Answer<'a, bool>;
+
+    /// Notes why somebody left a topic, or everything with [`crate::consent::ALL_TOPICS`]. False where they
+    /// did not leave.
+    fn say_why<'a>(&'a self, tx: &'a mut Tx, act: &'a Act, topic_id: i64, reason: Reason, comment: Option<&'a str>) -> Answer<'a, bool>;
 }
 
 /// Renders a sent mail again.

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::visitor::Visitor;
 use super::{Shared, public};
+use crate::clock::Time;
 use crate::token::Purpose;
 use crate::tracking::Hit;
 
@@ -19,11 +20,8 @@ const PIXEL: &[u8] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xf
 /// waiting for the database: nobody can tell from outside which tokens are real.
 pub(super) async fn open(State(app): State<Shared>, Path(file): Path<String>, visitor: Visitor) -> Response {
     let token = file.strip_suffix(".gif").unwrap_or(&file);
-    if !visitor.looks_only
-        && let Ok(fields) = app.keys.verify(Purpose::Open, token)
-        && let [delivery_id] = fields[..]
-    {
-        app.recorder.record_later(Hit::open(delivery_id, app.clock.now(), visitor.ip, visitor.agent));
+    if let Some(whose) = opened(&app, token).filter(|_| !visitor.looks_only) {
+        app.recorder.record_later(whose.hit(None, app.clock.now(), visitor));
     }
     let headers = [(CONTENT_TYPE, "image/gif"), (CACHE_CONTROL, "no-store, max-age=0")];
     (headers, PIXEL).into_response()
@@ -35,24 +33,50 @@ pub(super) async fn open(State(app): State<Shared>, Path(file): Path<String>, vi
 /// The status is 302: every client follows it with GET, and no cache keeps it (301 and 308 are
 /// cached by default and would hide later clicks; 303 and 307 say nothing more for a GET).
 pub(super) async fn click(State(app): State<Shared>, Path((token, encoded)): Path<(String, String)>, visitor: Visitor) -> Response {
-    let Some((delivery_id, link, target)) = verify(&app, &token, &encoded) else {
+    let Some((whose, link, target)) = verify(&app, &token, &encoded) else {
         return public::not_ours(&app, &visitor);
     };
     let Some(location) = location(&target) else {
-        tracing::warn!(delivery_id, link, "a tracked link leads to no web address, check the campaign's links");
+        tracing::warn!(?whose, link, "a tracked link leads to no web address, check the campaign's links");
         return public::not_ours(&app, &visitor);
     };
     if !visitor.looks_only {
-        app.recorder.record(Hit::click(delivery_id, link, app.clock.now(), visitor.ip, visitor.agent)).await;
+        app.recorder.record(whose.hit(Some(link), app.clock.now(), visitor)).await;
     }
     (StatusCode::FOUND, [(LOCATION, location)]).into_response()
 }
 
-fn verify(app: &Shared, token: &str, encoded: &str) -> Option<(i64, i64, String)> {
+/// What a token tells about the mail it stood in.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// A delivery.
+    Delivery(i64),
+    /// Some mail of a run.
+    Run(i64),
+}
+
+impl Whose {
+    fn hit(self, link: Option<i64>, at: Time, visitor: Visitor) -> Hit {
+        match (self, link) {
+            (Whose::Delivery(delivery_id), None) => Hit::open(delivery_id, at, visitor.ip, visitor.agent),
+            (Whose::Delivery(delivery_id), Some(link)) => Hit::click(delivery_id, link, at, visitor.ip, visitor.agent),
+            (Whose::Run(run_id), link) => Hit::anonymous(run_id, link, at, visitor.ip, visitor.agent),
+        }
+    }
+}
+
+fn opened(app: &Shared, token: &str) -> Option<Whose> {
+    let one = |purpose| app.keys.verify(purpose, token).ok().and_then(|fields| <[i64; 1]>::try_from(fields).ok());
+    let delivery = one(Purpose::Open).map(|[delivery_id]| Whose::Delivery(delivery_id));
+    delivery.or_else(|| one(Purpose::AnonymousOpen).map(|[run_id]| Whose::Run(run_id)))
+}
+
+fn verify(app: &Shared, token: &str, encoded: &str) -> Option<(Whose, i64, String)> {
     let target = String::from_utf8(URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()?;
-    let fields = app.keys.verify_bound(Purpose::Click, token, &target).ok()?;
-    let [delivery_id, link] = fields[..] else { return None };
-    Some((delivery_id, link, target))
+    let two = |purpose| app.keys.verify_bound(purpose, token, &target).ok().and_then(|fields| <[i64; 2]>::try_from(fields).ok());
+    let delivery = two(Purpose::Click).map(|[delivery_id, link]| (Whose::Delivery(delivery_id), link));
+    let (whose, link) = delivery.or_else(|| two(Purpose::AnonymousClick).map(|[run_id, link]| (Whose::Run(run_id), link)))?;
+    Some((whose, link, target))
 }
 
 /// The target as a header: only `http` and `https`, as ASCII (other characters percent-encoded).

@@ -23,6 +23,9 @@ pub(super) struct Visitor {
     accept_language: Option<String>,
     pub ip: Option<String>,
     pub agent: Option<String>,
+    /// A browser says that a form of another website sent this (Fetch Metadata; `Origin` where a browser knows
+    /// only that). Our own pages send `Origin: null`, for they tell nobody where their visitors go.
+    pub foreign: bool,
     /// HEAD looks and does not count.
     pub looks_only: bool,
 }
@@ -31,6 +34,11 @@ impl Visitor {
     /// The language for somebody whose locale is known or not.
     pub fn lang(&self, languages: &Languages, contact_locale: Option<&str>) -> Lang {
         languages.negotiate(self.chosen.as_deref(), contact_locale, self.accept_language.as_deref())
+    }
+
+    /// The same visitor on a page whose address chose no language.
+    pub fn without_choice(self) -> Visitor {
+        Visitor { chosen: None, ..self }
     }
 
     /// The language chosen on the page, so that forms and links keep it.
@@ -52,9 +60,20 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
             accept_language: text(ACCEPT_LANGUAGE),
             ip: parts.extensions.get::<Peer>().map(|peer| client_ip(peer.0.ip(), &parts.headers).to_string()),
             agent: text(USER_AGENT),
+            foreign: is_foreign(&parts.headers),
             looks_only: parts.method == Method::HEAD,
         })
     }
+}
+
+fn is_foreign(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = text("sec-fetch-site") {
+        return !matches!(site, "same-origin" | "none");
+    }
+    let Some(origin) = text("origin").and_then(|origin| origin.split_once("://")).map(|(_, host)| host) else { return false };
+    // A proxy may have put a name of its own into `Host`.
+    ![text("x-forwarded-host"), text("host")].into_iter().flatten().any(|host| host.eq_ignore_ascii_case(origin))
 }
 
 /// The peer, or what a proxy on this machine says: the last address of `X-Forwarded-For` is the one
@@ -77,6 +96,26 @@ fn client_ip(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn forms_of_other_websites_are_told_by_what_browsers_say() {
+        let foreign = |pairs: &[(&'static str, &'static str)]| {
+            is_foreign(&pairs.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect())
+        };
+        for (pairs, expected) in [
+            (&[][..], false),
+            (&[("host", "tea.example"), ("origin", "null")], false),
+            (&[("host", "tea.example"), ("origin", "https://tea.example")], false),
+            (&[("host", "127.0.0.1:8080"), ("x-forwarded-host", "tea.example"), ("origin", "https://tea.example")], false),
+            (&[("host", "tea.example"), ("origin", "https://evil.example")], true),
+            (&[("sec-fetch-site", "same-origin"), ("origin", "null")], false),
+            (&[("sec-fetch-site", "none")], false),
+            (&[("sec-fetch-site", "cross-site"), ("origin", "null")], true),
+            (&[("sec-fetch-site", "same-site")], true),
+        ] {
+            assert_eq!(foreign(pairs), expected, "{pairs:?}");
+        }
+    }
 
     #[test]
     fn only_a_proxy_on_this_machine_is_believed_and_only_its_own_word() {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::{RunError, definition_of};
 use crate::campaign::ops::{self as runs, CommandError};
 use crate::campaign::{Command, Run, RunState};
-use crate::consent::suppression;
+use crate::consent::{Tracking, suppression};
 use crate::contact;
 use crate::delivery::engine::{RunContext, Sender, compose};
 use crate::delivery::ops as deliveries;
@@ -76,7 +76,7 @@ pub(super) async fn look_before_first_mail(instance: &Instance, sender: &Sender,
         let ids = deliveries::sample_contacts(&mut instance.db.clone(), context.run.id, sample).await?;
         for ids in ids.get(looked_at..).unwrap_or_default().chunks(SAMPLE_BLOCK) {
             for person in contact::sql::by_ids(&mut instance.db.clone(), &instance.schema, ids).await? {
-                match compose(sender, context, &person, None, 1, instance.clock.now()) {
+                match compose(sender, context, &person, None, Tracking::Full, 1, instance.clock.now()) {
                     Ok(_) => return Ok(()),
                     Err(problem) => drop(first_problem.get_or_insert(problem)),
                 }

@@ -7,7 +7,7 @@ use super::{RunError, local_day};
 use crate::campaign::ops as runs;
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::collected::{self, Due};
-use crate::consent::{self, Frequency};
+use crate::consent::{self, Frequency, Tracking};
 use crate::contact::{self, Contact};
 use crate::content::LinkMaker as _;
 use crate::content::system::{Entry, LeaveWords, SystemText};
@@ -110,7 +110,7 @@ async fn write(
 
 /// A letter's line: its subject as this person would have got it, its day, the page that shows it.
 fn entry(instance: &Instance, context: &RunContext, person: &Contact, mail: &Collected, now: Time) -> Option<Entry> {
-    let rendered = super::render_again(instance, context, person, None, mail.delivery_id, now);
+    let rendered = super::render_again(instance, context, person, None, Tracking::None, mail.delivery_id, now);
     let subject = match rendered {
         Ok(rendered) => rendered.subject,
         Err(error) => {
@@ -125,6 +125,8 @@ fn entry(instance: &Instance, context: &RunContext, person: &Contact, mail: &Col
         contact_id: person.id,
         topic_id: context.run.topic_id,
         track_opens: false,
+        run_id: context.run.id,
+        tracking: Tracking::None,
     };
     Some(Entry { title: subject, note: local_day(person, mail.at), link: links.view() })
 }

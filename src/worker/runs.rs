@@ -68,12 +68,14 @@ pub async fn start_run(instance: &Instance, campaign: &str, again: bool, at: Opt
     Err(RunError::Refused("somebody else starts this campaign at the same moment; try again".to_owned()))
 }
 
-/// Renders the mail of a delivery again, for the page that shows it.
+/// Renders the mail of a delivery again, for the page that shows it; its links are tracked as the person
+/// may be tracked now.
 pub fn render_again(
     instance: &Instance,
     context: &RunContext,
     contact: &contact::Contact,
     grounds: Option<&consent::Grounds>,
+    tracking: consent::Tracking,
     delivery_id: i64,
     now: Time,
 ) -> Result<content::Mail, content::RenderError> {
@@ -81,9 +83,11 @@ pub fn render_again(
         keys: &instance.keys,
         site: &instance.config.site.url.value,
         delivery_id,
+        run_id: context.run.id,
         contact_id: contact.id,
         topic_id: context.run.topic_id,
         track_opens: false,
+        tracking,
     };
     context.content.render(&Recipient { contact, links: &links, grounds, now })
 }

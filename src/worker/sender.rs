@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::RunError;
+use crate::consent::tracking::TrackingRules;
 use crate::delivery::engine::{Relay, Sender};
 use crate::delivery::limit::Limits;
 use crate::delivery::messages::Composer;
@@ -26,6 +27,7 @@ pub(super) fn of(instance: &Instance) -> Result<Sender, RunError> {
         composer: Composer::new(instance.schema.clone(), instance.frame.clone()),
         signers: instance.signers.clone(),
         schema: instance.schema.clone(),
+        tracking: TrackingRules::new(&config.consent),
         site: config.site.url.value.clone(),
         relays,
         providers: instance.providers.clone(),

@@ -17,13 +17,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use optin::args;
 use optin::clock::{Clock, DAY, Time};
 use optin::config::{Localised, Sender, Topic};
+use optin::consent::Tracking;
+use optin::consent::reasons::Reason;
+use optin::consent::tracking::{TrackingRules, Why};
 use optin::db::{Db, Tx};
 use optin::entropy::Entropy;
 use optin::text::i18n::Languages;
 use optin::token::{Keys, Purpose};
 use optin::tracking::{Recorder, ops};
 use optin::web::inbox::Inbox;
-use optin::web::seam::{Act, Answer, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
+use optin::web::seam::{Act, Answer, Change, Choices, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use optin::web::{App, Look, router, serve};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::oneshot;
@@ -85,6 +88,8 @@ impl Permission for Consent {
                         topic_id: row.get(0)?,
                         topic: row.get(1)?,
                         standing: standing(row.get::<Option<String>>(2)?.as_deref()),
+                        frequency: None,
+                        until: None,
                     })
                 })
                 .collect()
@@ -116,6 +121,18 @@ impl Permission for Consent {
             .await?;
             Ok(Resubscribed::Pending)
         })
+    }
+
+    fn choices<'a>(&'a self, _: i64) -> Answer<'a, Option<Choices>> {
+        Box::pin(async { Ok(Some(Choices { tracking: Tracking::Full, why: Why::Instance, profiling_refused: false })) })
+    }
+
+    fn change<'a>(&'a self, _: &'a mut Tx, _: &'a Act, _: &'a Change) -> Answer<'a, bool> {
+        Box::pin(async { Ok(false) })
+    }
+
+    fn say_why<'a>(&'a self, _: &'a mut Tx, _: &'a Act, _: i64, _: Reason, _: Option<&'a str>) -> Answer<'a, bool> {
+        Box::pin(async { Ok(false) })
     }
 }
 
@@ -171,7 +188,7 @@ async fn site(database: &TestDatabase) -> Site {
 
     let keys = Keys::new("a secret of this test", &[]);
     let clock = Clock::manual(NOW);
-    let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1));
+    let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1), TrackingRules::default());
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
     let topic = |name: &str| Topic {
         name: name.to_owned(),
@@ -188,6 +205,7 @@ async fn site(database: &TestDatabase) -> Site {
         db: db.clone(),
         clock: clock.clone(),
         keys: keys.clone(),
+        site: "http://127.0.0.1".to_owned(),
         sender: Sender {
             name: format!("Tea House {EVIL}"),
             email: "letters@tea.example".into(),
@@ -195,6 +213,8 @@ async fn site(database: &TestDatabase) -> Site {
             postal_address: "1 Leaf Street, Taipei".into(),
         },
         topics: BTreeMap::from([("tea-letter".to_owned(), topic(EVIL)), ("offers".to_owned(), topic("Offers"))]),
+        profile: Vec::new(),
+        schema: optin::contact::Schema::default(),
         recorder: recorder.clone(),
         permission: Arc::new(Consent(db.clone())),
         views: Arc::new(OneMail),

@@ -1,4 +1,5 @@
-//! `optin consent grant|withdraw|history|verify|rebuild|checkpoint|export`
+//! `optin consent grant|withdraw|history|verify|rebuild|checkpoint|export`; what people choose instead of leaving
+//! is in `cli/choices.rs`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -91,6 +92,8 @@ enum Action {
         /// The file to write; `-` for standard output.
         file: PathBuf,
     },
+    #[command(flatten)]
+    Choose(super::choices::Choose),
 }
 
 #[derive(Debug, clap::Args)]
@@ -114,6 +117,7 @@ impl ConsentCommand {
             Action::Withdraw { email, topic, source } => withdraw(context, &email, topic.as_deref(), source).await,
             Action::History { email, lang } => history::run(context, &email, lang.as_deref()).await,
             Action::Verify(command) => command.run(context).await,
+            Action::Choose(choose) => choose.run(context).await,
             Action::Rebuild { dry_run } => rebuild(context, dry_run).await,
             Action::Checkpoint { out } => checkpoint(context, out.as_deref()).await,
             Action::Export { file } => export(context, &file).await,
@@ -168,7 +172,7 @@ async fn withdraw(context: &Context, email: &str, topic: Option<&str>, source: S
 
 /// An event that an operator writes down. Their words may name people, so they are part of the proof, which
 /// can be erased.
-fn by_hand(instance: &Instance, contact_id: i64, topic_id: i64, action: Event, email: &str, source: &str) -> NewEvent {
+pub(super) fn by_hand(instance: &Instance, contact_id: i64, topic_id: i64, action: Event, email: &str, source: &str) -> NewEvent {
     let evidence = consent::ops::evidence(&instance.entropy, json!({ "address": email, "source": source }));
     NewEvent { evidence: Some(evidence), ..NewEvent::new(contact_id, topic_id, action, "cli") }
 }

@@ -9,7 +9,7 @@ use super::lane::Lane;
 use super::status::Wait;
 use super::{RunContext, Shared};
 use crate::clock::{SECOND, Time};
-use crate::consent::{Permit, grounds};
+use crate::consent::{Permit, Tracking, grounds, tracking};
 use crate::contact::Contact;
 use crate::db::{DbError, Tx};
 use crate::delivery::journal::{Go, skipped};
@@ -132,6 +132,17 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
         let found = grounds(&mut tx, wish.context.run.topic_id, &people).await?;
         reasons.extend(found.into_iter().map(|(contact_id, grounds)| ((wish.run_id(), contact_id), grounds)));
     }
+    let people: Vec<i64> = rows.iter().flatten().map(|row| row.contact_id).collect();
+    let chosen = tracking::choices(&mut tx, &people).await?;
+    let tracked = |contact: &Contact| sender.tracking.of(chosen.get(&contact.id).copied(), contact).0;
+    let mut noted = Vec::new();
+    for (_, rows) in wishes.iter().zip(&rows).filter(|(wish, _)| wish.context.definition.tracks()) {
+        let of_rows = rows.iter().filter_map(|row| Some((row, tracked(contacts.get(&row.contact_id)?))));
+        // Whoever is tracked in full needs no note, unless an earlier attempt left one.
+        let differ = of_rows.filter(|(row, tracking)| *tracking != Tracking::Full || row.attempt > 1);
+        noted.extend(differ.map(|(row, tracking)| (row.id, tracking)));
+    }
+    sql::note_tracking(&mut tx, &noted).await?;
     tx.commit().await?;
     crate::fault::point("claimed");
     for (wish, rows) in wishes.iter().zip(rows) {
@@ -147,6 +158,7 @@ pub(super) async fn claim(shared: &Shared, wishes: &[Wish], now: Time) -> Result
                     provider: wish.provider.clone(),
                     permit: Arc::new(permit),
                     grounds: reasons.remove(&(wish.run_id(), row.contact_id)),
+                    tracking: tracked(&contact),
                     contact,
                     what: What::Campaign(wish.context.clone()),
                     relay: wish.lane.relay.clone(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::pool::Slot;
 use super::{Relay, RunContext, Sender};
 use crate::clock::Time;
-use crate::consent::{Grounds, Permit};
+use crate::consent::{Grounds, Permit, Tracking};
 use crate::contact::{Address, Contact};
 use crate::content::Recipient;
 use crate::delivery::links::DeliveryLinks;
@@ -28,6 +28,8 @@ pub(super) struct Job {
     /// When and where the person subscribed; a message has none.
     pub(super) grounds: Option<Grounds>,
     pub(super) contact: Contact,
+    /// How the person may be tracked, as of the claim. (A message tracks nobody.)
+    pub(super) tracking: Tracking,
     pub(super) what: What,
     /// The relay it was claimed for.
     pub(super) relay: Arc<Relay>,
@@ -57,7 +59,7 @@ impl Job {
     pub(super) fn compose(&self, sender: &Sender, now: Time) -> Result<Mail, String> {
         match &self.what {
             What::Campaign(context) => {
-                let (to, bytes) = compose(sender, context, &self.contact, self.grounds.as_ref(), self.id, now)?;
+                let (to, bytes) = compose(sender, context, &self.contact, self.grounds.as_ref(), self.tracking, self.id, now)?;
                 Ok(Mail { from: context.envelope.return_path().to_owned(), to, bytes })
             }
             What::Message(message) => {
@@ -68,6 +70,8 @@ impl Job {
                     contact_id: self.contact.id,
                     topic_id,
                     track_opens: false,
+                    run_id: message.id,
+                    tracking: Tracking::None,
                 });
                 let mut composed = sender.composer.compose(message, &self.contact, self.id, links.as_ref(), now)?;
                 sign(sender, sender_domain(message), &mut composed.bytes, now)?;
@@ -117,6 +121,7 @@ pub fn compose(
     context: &RunContext,
     contact: &Contact,
     grounds: Option<&Grounds>,
+    tracking: Tracking,
     delivery_id: i64,
     now: Time,
 ) -> Result<(String, Vec<u8>), String> {
@@ -125,9 +130,11 @@ pub fn compose(
         keys: &sender.keys,
         site: &sender.site,
         delivery_id,
+        run_id: context.run.id,
         contact_id: contact.id,
         topic_id: context.run.topic_id,
         track_opens: context.definition.track_opens,
+        tracking,
     };
     let mail = context.content.render(&Recipient { contact, links: &links, grounds, now }).map_err(|error| error.to_string())?;
     let to = address.wire();

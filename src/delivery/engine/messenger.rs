@@ -13,7 +13,7 @@ use super::claim::{Refused, record_refused};
 use super::job::{Job, Ticket, What, sender_domain};
 use super::lane::Lane;
 use crate::clock::Time;
-use crate::consent::{Permit, Refusal};
+use crate::consent::{Permit, Refusal, Tracking};
 use crate::contact::Contact;
 use crate::db::{DbError, Tx};
 use crate::delivery::journal::skipped;
@@ -189,6 +189,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], wish: Wish, now: Time) -> R
                     permit: permit.clone(),
                     grounds: None,
                     contact: contact.clone(),
+                    tracking: Tracking::None,
                     what: What::Message(Arc::new(message)),
                     relay: lane.relay.clone(),
                     claimed_at: now,

@@ -36,6 +36,7 @@ use super::sql;
 use crate::campaign::{Definition, Run};
 use crate::clock::{Clock, Time};
 use crate::config::InDoubt;
+use crate::consent::tracking::TrackingRules;
 use crate::contact::Schema;
 use crate::content::Prepared;
 use crate::db::{Db, DbError};
@@ -89,6 +90,8 @@ pub struct Sender {
     pub signers: Arc<Signers>,
     /// Declared attributes.
     pub schema: Schema,
+    /// How people are tracked who chose nothing.
+    pub tracking: TrackingRules,
     /// Public base address.
     pub site: String,
     /// The servers that take our mails.

@@ -1,5 +1,6 @@
 //! Recipients' pages.
 
+mod choices;
 pub(super) mod confirm;
 mod fields;
 pub(super) mod look;
@@ -205,9 +206,19 @@ fn sentence(text: &str, topic: &str, contact: &Contact) -> String {
     fill(text, &[("topic", topic), ("address", &mask_email(&contact.email))])
 }
 
-/// The name of a topic for people: as configured, else its key.
-fn topic_title<'a>(app: &'a App, key: &'a str) -> &'a str {
-    app.topics.get(key).map_or(key, |topic| topic.name.as_str())
+/// The preference page of a link's person. Relative, so that it also holds behind a proxy that serves us under a
+/// path.
+fn preferences_address(app: &App, target: Target, page: &Page<'_>) -> String {
+    let fields = [target.contact_id, target.topic_id, target.delivery_id.unwrap_or(0)];
+    format!("../p/{}{}", app.keys.sign(Purpose::Preferences, &fields), page.query())
+}
+
+/// The answer to a form that another website sent: the token is the right to change something, but only its
+/// owner may use it, and a browser tells where a form came from.
+fn foreign(app: &App, visitor: &Visitor) -> Response {
+    let page = Page::new(app, visitor, None, |words| words.foreign_title.to_owned());
+    let paragraphs = vec![page.words().foreign_text.to_owned()];
+    html(StatusCode::FORBIDDEN, &Message { page, mark: Mark::Quiet, paragraphs, link: None })
 }
 
 /// `GET /`: says whose letters these are.
