@@ -39,12 +39,15 @@ pub enum Purpose {
     Confirm = 7,
     /// Unsubscribe by mail to the address in the header. Fields: contact, topic, delivery.
     UnsubscribeMail = 8,
+    /// A demand for one's data or its erasure, in a mail to the address itself. Fields: contact, request,
+    /// expiry in milliseconds.
+    Rights = 20,
 }
 
 impl Purpose {
     fn from_byte(byte: u8) -> Option<Self> {
         use Purpose::*;
-        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail]
+        [Open, Click, View, UnsubscribeHeader, UnsubscribeBody, Preferences, Confirm, UnsubscribeMail, Rights]
             .into_iter()
             .find(|purpose| *purpose as u8 == byte)
     }

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+pub mod forget;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;

@@ -1,6 +1,7 @@
 //! How it leaves.
 pub mod dkim;
 pub mod engine;
+pub mod forget;
 pub mod journal;
 pub mod limit;
 pub mod links;

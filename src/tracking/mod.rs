@@ -4,6 +4,7 @@
 pub mod judge;
 pub mod ops;
 mod recorder;
+pub mod forget;
 mod sql;
 
 use crate::clock::Time;

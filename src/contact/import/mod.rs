@@ -18,7 +18,7 @@ use std::io::{self, Read, Write};
 
 use tokio::sync::mpsc;
 
-pub use cells::locale;
+pub use cells::{Cell, Cells, locale};
 pub use mapping::{Column, Kind, Mapping, MappingError, map_columns};
 pub use rejects::Reject;
 use rejects::Rejects;
