@@ -70,6 +70,19 @@ CREATE TABLE suppression_rule (
 ) /* clustered */;
 CREATE INDEX suppression_rule_expires ON suppression_rule (expires_at) WHERE expires_at IS NOT NULL;
 
+-- What was taken off the suppression list, and on whose word. `subject` is the keyed digest of an address, or
+-- the value of another entry; `since` is when the entry had been made.
+CREATE TABLE suppression_removal (
+  id BIGINT PRIMARY KEY,
+  at BIGINT NOT NULL,
+  kind TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  since BIGINT NOT NULL,
+  source TEXT NOT NULL
+);
+CREATE INDEX suppression_removal_subject ON suppression_removal (subject);
+
 -- Why people left, where they said so.
 CREATE TABLE withdrawal_reason (
   id BIGINT PRIMARY KEY,

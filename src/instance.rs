@@ -10,6 +10,7 @@ use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
 use crate::clock::{Clock, Time};
 use crate::config::{self, Campaign, Config, Draft, Environment, Located, MessageTemplate, Place, Problem, Problems, When};
+use crate::consent::suppression::Digests;
 use crate::contact::{self, Schema};
 use crate::content::message::{MessageDefinition, prepare_message};
 use crate::content::{self, ContentProblem, Part};
@@ -138,6 +139,11 @@ impl Instance {
         audience.map_or_else(|| Ok(Rule::everyone()), |source| segment::rule(source, &self.catalog))
     }
 
+    /// The keys under which erased addresses are remembered.
+    pub fn digests(&self) -> Digests {
+        Digests::new(&self.keys)
+    }
+
     /// Accepts transactional messages.
     pub fn message_intake(&self) -> Intake {
         Intake::new(
@@ -145,6 +151,7 @@ impl Instance {
             self.db.clone(),
             self.schema.clone(),
             self.entropy.clone(),
+            self.digests(),
             self.providers.clone(),
             self.message_accepted.clone(),
         )

@@ -92,10 +92,12 @@ impl Keys {
 
     /// A key of 32 bytes for another use inside the same instance, such as seeds and digests.
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.secrets[0].1).expect("any key length works");
-        mac.update(b"derive:");
-        mac.update(label.as_bytes());
-        mac.finalize().into_bytes().into()
+        derived(&self.secrets[0].1, label)
+    }
+
+    /// The same of every secret, the current one first: to find again what was made under a retired one.
+    pub fn derive_all(&self, label: &str) -> Vec<[u8; 32]> {
+        self.secrets.iter().map(|(_, key)| derived(key, label)).collect()
     }
 
     /// Signs `fields` (not negative) for `purpose`, without bound text.
@@ -143,6 +145,13 @@ impl Keys {
         }
         read_varints(&message[2..]).ok_or(TokenError::Malformed)
     }
+}
+
+fn derived(key: &[u8; 32], label: &str) -> [u8; 32] {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any key length works");
+    mac.update(b"derive:");
+    mac.update(label.as_bytes());
+    mac.finalize().into_bytes().into()
 }
 
 fn compute_mac(key: &[u8; 32], purpose: Purpose, message: &[u8], bound: &str) -> [u8; 32] {

@@ -10,6 +10,7 @@ use super::{Definition, sql};
 use crate::clock::{DAY, Time};
 use crate::config;
 use crate::consent::Standing;
+use crate::consent::suppression::look_up_rules;
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
@@ -145,13 +146,15 @@ pub async fn next_audience_block(tx: &mut Tx, run: &mut Run, rule: &crate::segme
     let candidates = sql::next_candidates(tx, run.topic_id, rule, run.audience_cursor, AUDIENCE_BLOCK).await?;
     let mut excluded: BTreeMap<String, i64> = serde_json::from_str(&run.excluded).unwrap_or_default();
     let reached = reached_before(tx, run, &candidates).await?;
+    let keys: Vec<&str> = candidates.iter().map(|candidate| candidate.email_key.as_str()).collect();
+    let by_rules = look_up_rules(tx, &keys).await?;
     let mut picked = Vec::with_capacity(candidates.len());
     run.audience_done = candidates.len() < AUDIENCE_BLOCK as usize;
     run.audience_cursor = candidates.last().map_or(run.audience_cursor, |candidate| candidate.contact_id);
     for candidate in candidates {
         let facts = super::Facts {
             standing: Standing::from_stored(Some(&candidate.standing)),
-            suppressed: candidate.suppressed.then(String::new),
+            suppressed: (candidate.suppressed || by_rules.contains_key(&candidate.email_key)).then(String::new),
             in_audience: true,
             already_in_run: reached.contains(&candidate.contact_id),
         };

@@ -5,7 +5,6 @@ use serde_json::json;
 use super::out::{Failure, Outcome, shown, table};
 use super::{Context, contact_by_email, known_topic, parse_address, refused};
 use crate::consent::{self, Action as Event, NewEvent, Standing};
-use crate::contact;
 use crate::instance::Instance;
 
 /// Who agreed to what, and the proof.
@@ -76,7 +75,8 @@ async fn grant(context: &Context, email: &str, topic: &str, source: String, conf
     let address = parse_address(email)?;
     let now = context.clock.now();
     let mut tx = instance.db.begin().await?;
-    let contact_id = contact::ops::upsert(&mut tx, &instance.schema, &instance.entropy, now, &address, &[]).await?.id;
+    let contact_id =
+        consent::ops::make_known(&mut tx, &instance.schema, &instance.entropy, &instance.digests(), now, &address, &[]).await?.id;
     let topic_id = consent::ops::topic_id(&mut tx, topic, &instance.entropy, now).await?;
     let action = if confirmed { Event::Confirmed } else { Event::Granted };
     let event = NewEvent {

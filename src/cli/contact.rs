@@ -35,7 +35,7 @@ impl ContactCommand {
         let contact = contact_by_email(&instance, &email).await?;
         let db = &mut instance.db.clone();
         let standings = consent::ops::standings(db, contact.id).await?;
-        let suppression = consent::ops::suppression(db, &contact.email_key).await?;
+        let suppression = consent::ops::suppression(&instance.db, &contact.email_key).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
         let topics: Vec<_> = standings
             .iter()
@@ -47,7 +47,7 @@ impl ContactCommand {
                 "attributes": fields(&contact),
                 "topics": topics,
                 "suppressed": suppression.is_some(),
-                "suppression": suppression.map(|(reason, source, at)| json!({ "reason": reason, "source": source, "at": at.to_string() })),
+                "suppression": suppression.as_ref().map(super::suppression::shown_entry),
                 "scores": {},
                 "recent": recent,
             }));
@@ -58,8 +58,8 @@ impl ContactCommand {
         let rows =
             standings.iter().map(|(topic, standing, since)| vec![topic.clone(), standing.to_string(), shown(&since.to_string())]).collect();
         context.out.data(format!("\n{}", table(&["topic", "standing", "since (UTC)"], rows)));
-        if let Some((reason, source, at)) = suppression {
-            context.out.data(format!("\nsuppressed since {} UTC: {reason} ({source})", shown(&at.to_string())));
+        if let Some(entry) = suppression {
+            context.out.data(format!("\n{}", super::suppression::sentence(&entry)));
         }
         let rows = recent
             .into_iter()

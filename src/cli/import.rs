@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -11,7 +12,8 @@ use super::out::{Failure, Outcome, counted};
 use super::{Context, known_topic};
 use crate::clock::Time;
 use crate::consent::ops::{self as consents, DeclaredConsent};
-use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow, SuppressionReader};
+use crate::consent::suppression::{self, Digests};
+use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
 
 /// Brings in contacts or suppressions from a file.
@@ -32,9 +34,9 @@ enum What {
         optin import contacts list.csv --topic tea-letter --consent confirmed \\\n      \
         --source 'shop checkout 2026'")]
     Contacts(Contacts),
-    /// Addresses that get nothing, whatever they subscribed to: one a line, or CSV with an email column.
-    #[command(after_help = "Example:\n  optin import suppressions bounced.csv --source 'old system'")]
-    Suppressions(Suppressions),
+    /// Addresses, domains and hashes that get nothing: one a line, or CSV with a column of them.
+    #[command(after_help = super::suppression::IMPORT_HELP)]
+    Suppressions(super::suppression::ImportSuppressions),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -74,21 +76,6 @@ struct Contacts {
     encoding: Option<String>,
 }
 
-#[derive(Debug, clap::Args)]
-struct Suppressions {
-    /// The file; `-` for standard input.
-    file: PathBuf,
-    /// Where the list came from.
-    #[arg(long, default_value = "import")]
-    source: String,
-    /// Read and check everything, write nothing.
-    #[arg(long)]
-    dry_run: bool,
-    /// Rows that were not taken go here, with line, column and reason.
-    #[arg(long, value_name = "FILE")]
-    rejects: Option<PathBuf>,
-}
-
 impl Import {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         match self.what {
@@ -103,10 +90,15 @@ struct Grants {
     topics: Vec<i64>,
     consent: DeclaredConsent,
     source: String,
+    digests: Digests,
     now: Time,
 }
 
 impl AfterBatch for Grants {
+    async fn suppressed(&mut self, tx: &mut Tx, keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        suppression::screen(tx, &self.digests, keys, self.now).await
+    }
+
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
         consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await
@@ -147,6 +139,7 @@ impl Contacts {
                 Consent::None => DeclaredConsent::None,
             },
             source: self.source.clone().unwrap_or_default(),
+            digests: instance.digests(),
             now,
         };
         let import = ContactImport { db: &instance.db, schema: &instance.schema, entropy: &instance.entropy, now, options: &options };
@@ -200,7 +193,7 @@ fn split_map(pair: &str) -> Result<(String, String), Failure> {
 }
 
 /// The file and its size in bytes (0 when it cannot be told).
-fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
+pub(super) fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
     if file == Path::new("-") {
         return Ok((Box::new(std::io::stdin()), 0));
     }
@@ -212,69 +205,7 @@ fn open(file: &Path) -> Result<(Box<dyn Read + Send>, u64), Failure> {
     Ok((Box::new(opened), metadata.len()))
 }
 
-fn create(file: &Path) -> Result<Box<dyn Write + Send>, Failure> {
+pub(super) fn create(file: &Path) -> Result<Box<dyn Write + Send>, Failure> {
     let file = File::create(file).map_err(|error| anyhow::anyhow!("cannot write `{}`: {error}", file.display()))?;
     Ok(Box::new(std::io::BufWriter::new(file)))
-}
-
-/// Addresses of one transaction.
-const SUPPRESSION_BATCH: usize = 5_000;
-
-impl Suppressions {
-    async fn run(self, context: &Context) -> Outcome {
-        let instance = context.instance().await?;
-        let now = context.clock.now();
-        let (source, _) = open(&self.file)?;
-        let mut rejects = self.rejects.as_deref().map(create).transpose()?;
-        let (mut read, mut added, mut rejected) = (0_u64, 0_u64, 0_u64);
-        let mut batch: Vec<(String, String)> = Vec::new();
-        let mut seen = std::collections::HashSet::new();
-        let mut rows = SuppressionReader::open(source)?;
-        loop {
-            let next = rows.next_row()?;
-            if let Some(row) = &next {
-                read += 1;
-                match row {
-                    Ok(row) => {
-                        let key = row.address.key();
-                        if seen.insert(key.to_owned()) {
-                            let reason = row.reason.as_deref().unwrap_or("import");
-                            batch.push((key.to_owned(), reason.to_owned()));
-                        }
-                    }
-                    Err(reject) => {
-                        rejected += 1;
-                        if rejected <= 10 {
-                            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
-                        }
-                        if let Some(file) = &mut rejects {
-                            writeln!(file, "{},{},\"{}\"", reject.line, reject.column, reject.reason.replace('"', "\"\""))?;
-                        }
-                    }
-                }
-            }
-            if batch.len() >= SUPPRESSION_BATCH || (next.is_none() && !batch.is_empty()) {
-                let mut tx = instance.db.begin().await?;
-                added += consents::suppress(&mut tx, std::mem::take(&mut batch), &self.source, now).await?;
-                if self.dry_run {
-                    tx.rollback().await?;
-                } else {
-                    tx.commit().await?;
-                }
-                seen.clear();
-            }
-            if next.is_none() {
-                break;
-            }
-        }
-        let unchanged = read - added - rejected;
-        if context.out.json {
-            return context.out.document(&json!({
-                "read": read, "added": added, "updated": 0, "unchanged": unchanged, "rejected": rejected, "suppressed": added,
-            }));
-        }
-        let dry = if self.dry_run { " (dry run: nothing was written)" } else { "" };
-        context.out.data(format!("{} read: {added} suppressed, {unchanged} were already, {rejected} rejected{dry}", counted(read, "row")));
-        Ok(())
-    }
 }

@@ -16,6 +16,7 @@ mod run;
 mod segment;
 mod send;
 mod serve;
+mod suppression;
 mod token;
 
 use std::ffi::OsString;
@@ -62,6 +63,8 @@ enum Command {
     Contact(contact::ContactCommand),
     /// Grant, withdraw, show and verify consent.
     Consent(consent::ConsentCommand),
+    /// Who gets nothing, whatever they subscribed to.
+    Suppression(suppression::SuppressionCommand),
     /// Count and list who a segment picks.
     Segment(segment::SegmentCommand),
     /// Print a campaign's mail exactly as one person would get it.
@@ -111,6 +114,7 @@ impl Command {
             | Command::Import(_)
             | Command::Contact(_)
             | Command::Consent(_)
+            | Command::Suppression(_)
             | Command::Segment(_)
             | Command::Preview(_)
             | Command::Test(_)
@@ -212,6 +216,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Import(command) => command.run(&context).await,
         Command::Contact(command) => command.run(&context).await,
         Command::Consent(command) => command.run(&context).await,
+        Command::Suppression(command) => command.run(&context).await,
         Command::Segment(command) => command.run(&context).await,
         Command::Preview(command) => command.run(&context).await,
         Command::Test(command) => command.run(&context).await,

@@ -14,6 +14,8 @@ pub mod ledger;
 pub mod ops;
 mod permit;
 mod sql;
+pub mod suppression;
+mod suppression_sql;
 
 pub use permit::{Permit, Refusal, message_refusal};
 

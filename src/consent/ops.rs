@@ -1,10 +1,11 @@
 //! Use cases: granting, withdrawing, confirming, suppressing, asking.
 
-use std::collections::{HashMap, HashSet};
-
 use super::ledger::{self, Change};
+use super::suppression::{self, Digests, Entry, Kind, NewEntry};
 use super::{ALL_TOPICS, Action, Event, NewEvent, Standing, sql};
 use crate::clock::Time;
+use crate::contact::ops::Upserted;
+use crate::contact::{self, Address, AttributeValue, Schema};
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
@@ -141,26 +142,37 @@ pub async fn standings(db: &mut impl Connection, contact_id: i64) -> Result<Vec<
     sql::standings_of(db, contact_id).await
 }
 
-/// Why and since when an address is suppressed: reason, source, time.
-pub async fn suppression(db: &mut impl Connection, email_key: &str) -> Result<Option<(String, String, Time)>, DbError> {
-    sql::suppression(db, email_key).await
+/// Why an address (as compared) gets nothing; `None` where it may.
+pub async fn suppression(db: &Db, email_key: &str) -> Result<Option<Entry>, DbError> {
+    let mut tx = db.begin_read().await?;
+    let found = suppression::look_up(&mut tx, &[email_key]).await?.remove(email_key);
+    tx.rollback().await?;
+    Ok(found)
 }
 
-/// Which of these comparison keys are suppressed.
-pub async fn suppressed_keys(tx: &mut Tx, keys: Vec<String>) -> Result<HashSet<String>, DbError> {
-    Ok(sql::suppressed_keys(tx, keys).await?.into_iter().collect())
-}
-
-/// Suppresses addresses (comparison key and reason each); those already there stay as they are.
+/// Suppresses addresses (comparison key and reason each) for good; those already there stay as they are.
 /// Answers how many were new.
 pub async fn suppress(tx: &mut Tx, addresses: Vec<(String, String)>, source: &str, now: Time) -> Result<u64, DbError> {
-    let unique: HashMap<String, String> = addresses.into_iter().collect();
-    let (keys, reasons): (Vec<String>, Vec<String>) = unique.into_iter().unzip();
-    let added = sql::suppress(tx, keys, reasons, source, now).await?;
-    if added > 0 {
-        sql::move_epoch(tx).await?;
+    let entry = |(value, reason)| NewEntry { kind: Kind::Address, value, reason, expires_at: None };
+    suppression::add(tx, addresses.into_iter().map(entry).collect(), source, now).await
+}
+
+/// Adds a contact or changes the one with this address (see [`contact::ops::upsert`]), and suppresses the address
+/// again where its owner was erased before: what every way in calls.
+pub async fn make_known(
+    tx: &mut Tx,
+    schema: &Schema,
+    entropy: &Entropy,
+    digests: &Digests,
+    now: Time,
+    address: &Address,
+    fields: &[(&str, AttributeValue)],
+) -> Result<Upserted, DbError> {
+    let upserted = contact::ops::upsert(tx, schema, entropy, now, address, fields).await?;
+    if upserted.added {
+        suppression::recall(tx, digests, &[address.key()], now).await?;
     }
-    Ok(added)
+    Ok(upserted)
 }
 
 /// What asking for a subscription did.

@@ -1,5 +1,4 @@
-//! Statements of `consent_event`, `consent_head`, `consent_wording`, `subscription`, `suppression`
-//! and `topic`.
+//! Statements of `consent_event`, `consent_head`, `consent_wording`, `subscription` and `topic`.
 
 use std::collections::HashMap;
 
@@ -34,7 +33,7 @@ pub(super) async fn move_epoch(tx: &mut Tx) -> Result<(), DbError> {
 pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<Vec<PermissionFact>, DbError> {
     let rows = tx
         .bulk_fetch(
-            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason
+            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason, c.email_key
              FROM {rows}
              LEFT JOIN contact c ON c.id = v.contact_id
              LEFT JOIN subscription s ON s.topic_id = $1 AND s.contact_id = v.contact_id
@@ -43,14 +42,17 @@ pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64
             Rows::new().i64("contact_id", contacts.iter().copied()),
         )
         .await?;
+    let keys: Vec<String> = rows.iter().map(|row| Ok(row.get::<Option<String>>(5)?.unwrap_or_default())).collect::<Result<_, DbError>>()?;
+    let mut by_rules = super::suppression::look_up_rules(tx, &keys).await?;
     rows.iter()
-        .map(|row| {
+        .zip(&keys)
+        .map(|(row, key)| {
             Ok(PermissionFact {
                 contact_id: row.get(0)?,
                 known: row.get::<Option<i64>>(1)?.is_some(),
                 standing: Standing::from_stored(row.get::<Option<String>>(2)?.as_deref()),
                 seq: row.get::<Option<i64>>(3)?.unwrap_or(0),
-                suppressed: row.get(4)?,
+                suppressed: row.get::<Option<String>>(4)?.or_else(|| by_rules.remove(key).map(|entry| entry.reason)),
             })
         })
         .collect()
@@ -210,32 +212,4 @@ pub(super) async fn keep_wording(tx: &mut Tx, hash: &str, wording: &str, locale:
 
 pub(super) async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<String>, DbError> {
     db.rows("SELECT wording FROM consent_wording WHERE hash = $1", args![hash]).await?.first().map(|row| row.get(0)).transpose()
-}
-
-pub(super) async fn suppression(db: &mut impl Connection, email_key: &str) -> Result<Option<(String, String, Time)>, DbError> {
-    let rows = db.rows("SELECT reason, source, at FROM suppression WHERE email_key = $1", args![email_key]).await?;
-    rows.first().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).transpose()
-}
-
-/// Which of these comparison keys are suppressed.
-pub(super) async fn suppressed_keys(tx: &mut Tx, keys: Vec<String>) -> Result<Vec<String>, DbError> {
-    let rows = tx
-        .bulk_fetch(
-            "SELECT x.email_key FROM {rows} JOIN suppression x ON x.email_key = v.email_key",
-            Vec::new(),
-            Rows::new().text("email_key", keys),
-        )
-        .await?;
-    rows.iter().map(|row| row.get(0)).collect()
-}
-
-pub(super) async fn suppress(tx: &mut Tx, keys: Vec<String>, reasons: Vec<String>, source: &str, at: Time) -> Result<u64, DbError> {
-    tx.bulk(
-        "INSERT INTO suppression (email_key, reason, source, at)
-         SELECT v.email_key, v.reason, $1, $2 FROM {rows} WHERE TRUE
-         ON CONFLICT (email_key) DO NOTHING",
-        args![source, at],
-        Rows::new().text("email_key", keys).text("reason", reasons),
-    )
-    .await
 }

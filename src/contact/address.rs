@@ -407,6 +407,11 @@ impl std::ops::Deref for Domain {
 }
 
 impl Domain {
+    /// Lower case, A-labels.
+    pub(crate) fn ascii(&self) -> &str {
+        &self.ascii
+    }
+
     /// Checks by UTS 46 (non-transitional), DNS lengths and the public suffix list.
     pub(crate) fn parse(text: &str) -> Result<Box<Domain>, AddressError> {
         if text.is_empty() {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::{RunError, definition_of};
 use crate::campaign::ops::{self as runs, CommandError};
 use crate::campaign::{Command, Run, RunState};
+use crate::consent::suppression;
 use crate::contact;
 use crate::delivery::engine::{RunContext, Sender, compose};
 use crate::delivery::ops as deliveries;
@@ -32,6 +33,7 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
     // One `now` for the whole audience: a block written after a restart means the same.
     let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
     if run.audience_cursor == 0 {
+        suppression::expire(&instance.db, instance.clock.now()).await?;
         runs::freshen_statistics(&instance.db).await?;
     }
     loop {

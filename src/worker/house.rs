@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{RunError, confirm, lease, rest, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
+use crate::consent::suppression;
 use crate::delivery::mx::{self, Learner, Resolver};
 use crate::delivery::{limit, throttles};
 use crate::instance::Instance;
@@ -50,12 +51,13 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
             let recovered = send::recover(&instance).await;
             let fired = schedules::fire(&instance, held, first).await;
             let asked = confirm::send_due(&instance).await;
+            let expired = suppression::expire(&instance.db, now).await.map(drop).map_err(RunError::from);
             let mut forgotten = Ok(());
             if forgotten_at.is_none_or(|at| now.since(at) > FORGET_EVERY_MS) {
                 forgotten_at = Some(now);
                 forgotten = forget(&instance, now).await;
             }
-            for failed in [recovered, fired, asked, forgotten].into_iter().filter_map(Result::err) {
+            for failed in [recovered, fired, asked, expired, forgotten].into_iter().filter_map(Result::err) {
                 tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
             }
             first = false;

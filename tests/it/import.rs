@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex};
 use optin::args;
 use optin::clock::Time;
 use optin::config::AttributeType;
+use optin::consent::suppression::{self, Digests};
 use optin::contact::import::{AfterBatch, Import, ImportCounts, ImportError, ImportOptions, ImportOutcome, ImportedRow, NothingElse};
 use optin::contact::{Address, AttributeValue, Contact, Date, Schema, ops, sql};
 use optin::db::{Db, DbError, Tx};
 use optin::entropy::Entropy;
+use optin::token::Keys;
 
 use crate::support::on_each_database;
 
@@ -217,6 +219,10 @@ on_each_database!(
 struct Collect(Vec<ImportedRow>);
 
 impl AfterBatch for Collect {
+    async fn suppressed(&mut self, tx: &mut Tx, keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        suppression::screen(tx, &Digests::new(&Keys::new("secret", &[])), keys, NOW).await
+    }
+
     async fn batch(&mut self, _tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         self.0.extend_from_slice(rows);
         Ok(())
@@ -227,6 +233,10 @@ impl AfterBatch for Collect {
 struct Fail(usize);
 
 impl AfterBatch for Fail {
+    async fn suppressed(&mut self, _tx: &mut Tx, _keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        Ok(Vec::new())
+    }
+
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         for row in rows.iter().take(1) {
             tx.execute(

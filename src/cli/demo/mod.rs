@@ -242,6 +242,11 @@ struct Grants {
 }
 
 impl AfterBatch for Grants {
+    async fn suppressed(&mut self, _: &mut Tx, _: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        // The demo's database is new.
+        Ok(Vec::new())
+    }
+
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
         consents::record_import(tx, &rows, &self.topics, DeclaredConsent::Confirmed, "sample data: asked at the till", self.now).await

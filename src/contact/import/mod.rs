@@ -15,6 +15,7 @@ mod suppressions;
 mod write;
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -24,7 +25,7 @@ pub use rejects::Reject;
 use rejects::Rejects;
 pub use rows::Progress;
 use rows::{Batch, RowReader};
-pub use suppressions::{SuppressionError, SuppressionReader, SuppressionRow};
+pub use suppressions::{SuppressionError, SuppressionKind, SuppressionReader, SuppressionRow, suppression_entry};
 use write::Writer;
 
 use super::Schema;
@@ -81,19 +82,27 @@ pub struct ImportedRow {
     pub suppressed: bool,
 }
 
-/// What else happens in the transaction of a batch: the consent room appends its events here, so that
-/// no contact is ever stored without them.
+/// What else happens in the transaction of a batch: the consent room says who is suppressed and appends its events
+/// here, so that no contact is ever stored without them.
 pub trait AfterBatch: Send {
+    /// Called once a batch, before its contacts are written: which of these addresses (as compared) are
+    /// suppressed, by their place in `keys`.
+    fn suppressed(&mut self, tx: &mut Tx, keys: &[Arc<str>]) -> impl Future<Output = Result<Vec<usize>, DbError>> + Send;
+
     /// Called once a batch, after its contacts are written, before the commit. The same contact may
     /// come again in a later batch. An error undoes the transaction and ends the import.
     fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
-/// Nothing else happens.
+/// Nothing else happens, and nobody is suppressed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NothingElse;
 
 impl AfterBatch for NothingElse {
+    async fn suppressed(&mut self, _tx: &mut Tx, _keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
+        Ok(Vec::new())
+    }
+
     async fn batch(&mut self, _tx: &mut Tx, _rows: &[ImportedRow]) -> Result<(), DbError> {
         Ok(())
     }
@@ -260,7 +269,8 @@ impl Import<'_> {
                 }
             };
             (counts.read, counts.rejected) = (at.rows, at.rejected);
-            let rows = writer.write(&mut tx, &mut batch, counts).await?;
+            let suppressed = after.suppressed(&mut tx, &batch.keys).await?;
+            let rows = writer.write(&mut tx, &mut batch, &suppressed, counts).await?;
             // The thread that made it frees it: another one would pay more, and the writer has no time.
             // Where that thread has ended, it is freed here.
             drop(used.send(batch));

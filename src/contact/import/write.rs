@@ -1,7 +1,5 @@
 //! Batches into the database: one look-up, one insert, one update, each over thousands of rows.
 
-use std::sync::Arc;
-
 use super::mapping::Mapping;
 use super::rows::Batch;
 use super::{ImportCounts, ImportedRow};
@@ -42,12 +40,18 @@ impl Writer {
         }
     }
 
-    /// Writes a batch. The rows come back in the order of the batch.
+    /// Writes a batch, of which those at the places `suppressed` get no mail. The rows come back in the order of
+    /// the batch.
     ///
     /// A new list costs one statement: insert what is not there, and when that was all, nothing needs
     /// looking up. A known list is looked up first, so that only what changed is written.
-    pub async fn write(&mut self, tx: &mut Tx, batch: &mut Batch, counts: &mut ImportCounts) -> Result<Vec<ImportedRow>, DbError> {
-        let suppressed = suppressed(tx, &batch.keys).await?;
+    pub async fn write(
+        &mut self,
+        tx: &mut Tx,
+        batch: &mut Batch,
+        suppressed: &[usize],
+        counts: &mut ImportCounts,
+    ) -> Result<Vec<ImportedRow>, DbError> {
         let mut rows: Vec<ImportedRow> = batch
             .lines
             .iter()
@@ -55,7 +59,7 @@ impl Writer {
             .map(|(line, id)| ImportedRow { contact_id: *id, line: *line, added: true, changed: true, suppressed: false })
             .collect();
         for index in suppressed {
-            rows[index].suppressed = true;
+            rows[*index].suppressed = true;
         }
         if !self.mostly_new {
             self.mark_known(tx, batch, &mut rows).await?;
@@ -112,16 +116,6 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Which of the keys are suppressed. Most instances have few suppressions, many have none.
-async fn suppressed(tx: &mut Tx, keys: &[Arc<str>]) -> Result<Vec<usize>, DbError> {
-    if tx.fetch_optional("SELECT 1 FROM suppression LIMIT 1", args![]).await?.is_none() {
-        return Ok(Vec::new());
-    }
-    let input = Rows::new().i64("n", 0..keys.len() as i64).shared("k", keys.iter().cloned());
-    let sql = "SELECT v.n FROM {rows} CROSS JOIN suppression s WHERE s.email_key = v.k";
-    tx.bulk_fetch(sql, args![], input).await?.iter().map(|row| row.get::<i64>(0).map(|index| index as usize)).collect()
 }
 
 /// Counts every row of the file once: the repeats of an address change something or not.

@@ -18,7 +18,8 @@ use crate::clock::{HOUR, Time};
 use crate::config::Config;
 use crate::config::diagnostics::did_you_mean;
 use crate::config::messages::MAX_EXPIRES_HOURS;
-use crate::consent::message_refusal;
+use crate::consent::suppression::Digests;
+use crate::consent::{self, message_refusal};
 use crate::contact::{self, Address, Contact, Schema};
 use crate::content::message::MessageDefinition;
 use crate::db::{Db, DbError};
@@ -33,6 +34,7 @@ pub struct Intake {
     schema: Schema,
     config: Arc<Config>,
     composer: Composer,
+    digests: Digests,
     providers: Arc<Providers>,
     accepted: Arc<Notify>,
 }
@@ -46,9 +48,17 @@ impl fmt::Debug for Intake {
 impl Intake {
     /// For the templates of `config`. `accepted` is told of each message, so that a sender in this
     /// process need not wait for its next look.
-    pub fn new(config: Arc<Config>, db: Db, schema: Schema, entropy: Entropy, providers: Arc<Providers>, accepted: Arc<Notify>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        db: Db,
+        schema: Schema,
+        entropy: Entropy,
+        digests: Digests,
+        providers: Arc<Providers>,
+        accepted: Arc<Notify>,
+    ) -> Self {
         let composer = Composer::new(schema.clone());
-        Intake { db, entropy, schema, config, composer, providers, accepted }
+        Intake { db, entropy, schema, config, composer, digests, providers, accepted }
     }
 
     /// Accepts a message: finds or makes the contact (no subscription comes of it), writes message
@@ -78,7 +88,7 @@ impl Intake {
         let mut tx = self.db.begin().await?;
         let contact_id = match known {
             Some(contact) => contact.id,
-            None => contact::ops::upsert(&mut tx, &self.schema, &self.entropy, now, &new.to, &[]).await?.id,
+            None => consent::ops::make_known(&mut tx, &self.schema, &self.entropy, &self.digests, now, &new.to, &[]).await?.id,
         };
         let row = NewRow {
             id: self.entropy.id(now),
