@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::out::{Outcome, shown, table};
 use super::{Context, contact_by_email};
 use crate::consent;
-use crate::contact::{AttributeValue, Contact};
+use crate::contact::{Contact, field};
 use crate::report;
 
 /// Latest things shown about a contact.
@@ -89,15 +89,7 @@ pub(super) fn fields(contact: &Contact) -> Map<String, Value> {
         }
     }
     for (name, value) in &contact.attributes {
-        let value = match value {
-            AttributeValue::Text(text) => json!(text),
-            AttributeValue::Number(number) if number.fract() == 0.0 && number.abs() < 1e15 => json!(*number as i64),
-            AttributeValue::Number(number) => json!(number),
-            AttributeValue::Boolean(flag) => json!(flag),
-            AttributeValue::Date(date) => json!(date.to_string()),
-            AttributeValue::List(values) => json!(values),
-        };
-        out.insert(name.clone(), value);
+        out.insert(name.clone(), field::to_json(value));
     }
     out
 }

@@ -8,6 +8,7 @@ pub mod address;
 pub mod care;
 pub mod csv;
 pub mod encoding;
+pub mod field;
 pub mod import;
 pub mod ops;
 pub mod sql;

@@ -63,6 +63,26 @@ pub async fn upsert(
     Ok(Upserted { id: found, added: found == id })
 }
 
+/// Empties fields of a contact: built-in ones other than `email`, and declared attributes. A field that is
+/// neither is an error.
+pub async fn clear(tx: &mut Tx, schema: &Schema, contact_id: i64, names: &[&str], now: Time) -> Result<(), DbError> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut changes = Vec::with_capacity(names.len());
+    for name in names {
+        let column = match schema.attribute(name) {
+            Some(kind) => Schema::column(name, kind),
+            None if *name != "email" && BUILT_IN_FIELDS.contains(name) => (*name).to_owned(),
+            None => return Err(DbError::Unexpected(format!("there is no field `{name}` to empty"))),
+        };
+        changes.push(format!("{column} = NULL"));
+    }
+    let statement = format!("UPDATE contact SET {}, updated_at = $1 WHERE id = $2", changes.join(", "));
+    tx.execute(&statement, args![now, contact_id]).await?;
+    Ok(())
+}
+
 /// The column of a field, when the value fits it.
 fn column_of(schema: &Schema, name: &str, value: &AttributeValue) -> Result<String, DbError> {
     let is_text = matches!(value, AttributeValue::Text(_));

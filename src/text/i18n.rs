@@ -17,6 +17,10 @@ use crate::config::{BUILT_IN_LANGUAGES, SourceText};
 const FILES: [&str; 3] =
     [include_str!("../../languages/en.toml"), include_str!("../../languages/zh-Hans.toml"), include_str!("../../languages/zh-Hant.toml")];
 
+/// Scripts (ISO 15924) and languages (BCP 47) that run from right to left; a language file may bring them.
+const RIGHT_TO_LEFT_SCRIPTS: [&str; 6] = ["Arab", "Hebr", "Syrc", "Thaa", "Nkoo", "Adlm"];
+const RIGHT_TO_LEFT_LANGUAGES: [&str; 10] = ["ar", "ckb", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"];
+
 /// A language that pages and mails are written in. Its texts live as long as the process: they are read once,
 /// at its start.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +50,16 @@ impl Lang {
     /// Its name in itself.
     pub fn name(self) -> &'static str {
         &self.0.name
+    }
+
+    /// Whether it is written from right to left, for `dir` attributes: by its script where the tag names one.
+    pub fn right_to_left(self) -> bool {
+        let mut parts = self.tag().split('-');
+        let language = parts.next().unwrap_or_default().to_ascii_lowercase();
+        match parts.find(|part| part.len() == 4) {
+            Some(script) => RIGHT_TO_LEFT_SCRIPTS.iter().any(|known| script.eq_ignore_ascii_case(known)),
+            None => RIGHT_TO_LEFT_LANGUAGES.contains(&language.as_str()),
+        }
     }
 
     /// Its words.
@@ -358,6 +372,18 @@ words! {
     home_text,
     not_found_title,
     not_found_text,
+    // Fields of a profile
+    field_optional,
+    field_choose,
+    field_yes,
+    field_no,
+    field_list_help,
+    field_required,
+    field_wants_choice,
+    field_wants_number,
+    field_wants_date,
+    field_wants_zone,
+    field_too_long,
     // Rights
     rights_sent_title,
     rights_sent_text,
@@ -538,6 +564,15 @@ mod tests {
         let languages = own(&[("de-AT", &whole)]).expect("whole");
         assert_eq!(languages.find("de").map(Lang::tag), Some("de-AT"));
         assert_eq!(languages.find("de-CH").map(Lang::tag), Some("de-AT"));
+    }
+
+    #[test]
+    fn languages_written_from_right_to_left_are_known_by_script_or_language() {
+        let languages = Languages::built_in();
+        let whole: String = languages.english().texts().iter().map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str()))).collect();
+        let languages = own(&[("ar", &whole), ("he-IL", &whole), ("uz-Arab", &whole), ("ar-Latn", &whole)]).expect("whole");
+        let found: Vec<&str> = languages.all().filter(|lang| lang.right_to_left()).map(Lang::tag).collect();
+        assert_eq!(found, ["ar", "he-IL", "uz-Arab"]);
     }
 
     #[test]

@@ -57,13 +57,13 @@ on_each_database!(
         let (mut first, reserve) = (Sink::down(slow()), Sink::with(slow()));
         let settings = relay("first", &first, "") + &relay("reserve", &reserve, "backup = true");
         let shop = shop(&database, &settings);
-        people(&shop, &[("customer.example", 400)]);
+        people(&shop, &[("customer.example", 1_000)]);
         let running = sending(&shop);
         reserve.wait_for(20, 30);
         first.come_up();
         let (code, output) = running.wait(60);
         assert_eq!(code, 0, "{output:#?}");
-        each_once(&both(&first, &reserve), 400);
+        each_once(&both(&first, &reserve), 1_000);
         assert!(first.received().len() > 100, "{}", first.received().len());
         let back = first.received()[0].at;
         // What the reserve's pool held already goes out through it.

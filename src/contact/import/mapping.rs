@@ -174,7 +174,7 @@ fn collect(headers: &[String], fields: Vec<Option<String>>, schema: &Schema) -> 
 
 /// Longest value of a built-in text field, in characters. PostgreSQL cannot index texts beyond some
 /// 2,700 bytes (`external_id` is indexed), and nobody's name is longer.
-const FIELD_CHARACTERS: usize = 500;
+pub(in crate::contact) const FIELD_CHARACTERS: usize = 500;
 
 fn target(field: &str, schema: &Schema) -> (String, Kind) {
     match (field, schema.attribute(field)) {

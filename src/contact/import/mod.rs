@@ -7,8 +7,8 @@
 //! A row with anything wrong is rejected as a whole, with its line, column and reason; no other row
 //! suffers. Every row of the file is counted once: added, updated, unchanged or rejected.
 
-mod cells;
-mod mapping;
+pub(in crate::contact) mod cells;
+pub(in crate::contact) mod mapping;
 mod rejects;
 mod rows;
 mod suppressions;

@@ -1,6 +1,7 @@
 //! Recipients' pages.
 
 pub(super) mod confirm;
+mod fields;
 pub(super) mod preferences;
 pub(super) mod unsubscribe;
 pub(super) mod view;
