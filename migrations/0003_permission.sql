@@ -17,10 +17,13 @@ ALTER TABLE consent_wording ADD COLUMN kind TEXT;
 ALTER TABLE consent_wording ADD COLUMN version TEXT;
 ALTER TABLE consent_wording ADD COLUMN first_shown_at BIGINT;
 
--- Of a subscription: how often (nothing: every mail), and until when it is paused.
+-- Of a subscription: how often (nothing: every mail), until when it is paused, and when an implied
+-- consent ends by itself.
 ALTER TABLE subscription ADD COLUMN frequency TEXT;
 ALTER TABLE subscription ADD COLUMN until BIGINT;
+ALTER TABLE subscription ADD COLUMN ends BIGINT;
 CREATE INDEX subscription_until ON subscription (until) WHERE until IS NOT NULL;
+CREATE INDEX subscription_ends ON subscription (ends) WHERE ends IS NOT NULL;
 CREATE INDEX subscription_frequency ON subscription (topic_id, contact_id) WHERE frequency IS NOT NULL;
 
 -- What a person chose for all topics: the ledger folded. `tracking` is full, anonymous or none (nothing:

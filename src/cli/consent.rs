@@ -136,7 +136,7 @@ async fn history(context: &Context, email: &str) -> Outcome {
     let mut events = Vec::new();
     for event in consent::ops::history(db, contact.id).await? {
         let wording = match &event.wording_hash {
-            Some(hash) => consent::ops::wording(db, hash).await?,
+            Some(hash) => consent::ops::wording(db, hash).await?.map(|wording| wording.text),
             None => None,
         };
         let evidence: Option<serde_json::Value> = event.evidence.as_deref().and_then(|text| serde_json::from_str(text).ok());

@@ -11,7 +11,8 @@ use serde_json::json;
 use super::out::{Failure, Outcome, counted};
 use super::{Context, known_topic};
 use crate::clock::Time;
-use crate::consent::ops::{self as consents, DeclaredConsent};
+use crate::consent;
+use crate::consent::ops::{self as consents, Declared, DeclaredConsent};
 use crate::consent::suppression::{self, Digests};
 use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
@@ -32,7 +33,9 @@ enum What {
         Examples:\n  optin import contacts list.csv --dry-run --rejects rejects.csv\n  \
         optin import contacts list.csv --map 'Ort=city' --map 'Vorname=first_name'\n  \
         optin import contacts list.csv --topic tea-letter --consent confirmed \\\n      \
-        --source 'shop checkout 2026'")]
+        --source 'shop checkout 2026'\n  \
+        optin import contacts buyers.csv --topic tea-letter --consent confirmed \\\n      \
+        --basis implied --until 2028-05-01 --source 'purchases of May 2026'")]
     Contacts(Contacts),
     /// Addresses, domains and hashes that get nothing: one a line, or CSV with a column of them.
     #[command(after_help = super::suppression::IMPORT_HELP)]
@@ -49,6 +52,21 @@ enum Consent {
     None,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Basis {
+    /// A declaration of theirs (GDPR 6(1)(a)).
+    Consent,
+    /// An address got in a sale, for own similar products (ePrivacy 13(2)).
+    SoftOptIn,
+    /// Implied consent (CASL s.10); `--until` says when it ends.
+    Implied,
+    /// Needed for a contract with them (GDPR 6(1)(b)).
+    Contract,
+    /// Weighed interests (GDPR 6(1)(f)).
+    LegitimateInterest,
+}
+
 #[derive(Debug, clap::Args)]
 struct Contacts {
     /// The file; `-` for standard input.
@@ -62,6 +80,13 @@ struct Contacts {
     /// Where the consent came from; kept with every ledger entry.
     #[arg(long, required_if_eq_any([("consent", "confirmed"), ("consent", "pending")]))]
     source: Option<String>,
+    /// On what ground they are mailed.
+    #[arg(long, value_enum, default_value = "consent")]
+    basis: Basis,
+    /// When an implied consent ends by itself, such as two years after a purchase (CASL s.10): a date, or a time
+    /// with its zone.
+    #[arg(long, value_name = "DATE", value_parser = date)]
+    until: Option<Time>,
     /// `Column=field`, for headers that are not a field's name.
     #[arg(long, value_name = "COLUMN=FIELD")]
     map: Vec<String>,
@@ -87,9 +112,8 @@ impl Import {
 
 /// Ledger entries for each batch, in the batch's own transaction.
 struct Grants {
-    topics: Vec<i64>,
-    consent: DeclaredConsent,
-    source: String,
+    topics: Vec<(i64, String)>,
+    declared: Declared,
     digests: Digests,
     now: Time,
 }
@@ -101,11 +125,38 @@ impl AfterBatch for Grants {
 
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
-        consents::record_import(tx, &rows, &self.topics, self.consent, &self.source, self.now).await
+        consents::record_import(tx, &rows, &self.topics, &self.declared, self.now).await
     }
 }
 
 impl Contacts {
+    /// The basis, where it goes together with `--consent` and `--until`.
+    fn declared_basis(&self, consent: Consent, now: Time) -> Result<consent::Basis, Failure> {
+        let wrong = |message: &str| Err(Failure::Failed(anyhow::anyhow!("{message}")));
+        match (self.basis, self.until) {
+            (Basis::Implied, None) => {
+                return wrong(
+                    "an implied consent ends: say when\nhint: `--until 2028-05-01`, two years after a purchase or six months after a question",
+                );
+            }
+            (Basis::Implied, Some(until)) if until <= now => {
+                return wrong("this implied consent has ended already\nhint: leave these people out, or ask them for their consent");
+            }
+            (Basis::Implied, Some(_)) if !matches!(consent, Consent::Confirmed) => {
+                return wrong("an implied consent is there or not\nhint: use `--consent confirmed` with `--basis implied`");
+            }
+            (Basis::Implied, Some(_)) | (_, None) => {}
+            (_, Some(_)) => return wrong("only an implied consent ends by itself\nhint: leave out `--until`, or add `--basis implied`"),
+        }
+        Ok(match self.basis {
+            Basis::Consent => consent::Basis::Consent,
+            Basis::SoftOptIn => consent::Basis::SoftOptIn,
+            Basis::Implied => consent::Basis::Implied,
+            Basis::Contract => consent::Basis::Contract,
+            Basis::LegitimateInterest => consent::Basis::LegitimateInterest,
+        })
+    }
+
     async fn run(self, context: &Context) -> Outcome {
         // Said aloud, `--consent none` may stand beside a topic; forgotten, it is a mistake.
         let consent = self.consent.unwrap_or(Consent::None);
@@ -119,13 +170,15 @@ impl Contacts {
         }
         let instance = context.instance().await?;
         let now = context.clock.now();
+        let basis = self.declared_basis(consent, now)?;
         let mut topics = Vec::new();
         for topic in &self.topic {
             known_topic(&instance, topic)?;
             if self.dry_run {
                 continue;
             }
-            topics.push(consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?);
+            let purpose = instance.config.topics.get(topic).map_or_else(String::new, |topic| topic.purpose.clone());
+            topics.push((consents::ensure_topic(&instance.db, topic, &instance.entropy, now).await?, purpose));
         }
         let map = self.map.iter().map(|pair| split_map(pair)).collect::<Result<_, _>>()?;
         let options = ImportOptions { map, dry_run: self.dry_run, encoding: self.encoding.clone() };
@@ -133,12 +186,16 @@ impl Contacts {
         let bar = context.out.bar(bytes, "import");
         let mut grants = Grants {
             topics,
-            consent: match consent {
-                Consent::Confirmed => DeclaredConsent::Confirmed,
-                Consent::Pending => DeclaredConsent::Pending,
-                Consent::None => DeclaredConsent::None,
+            declared: Declared {
+                consent: match consent {
+                    Consent::Confirmed => DeclaredConsent::Confirmed,
+                    Consent::Pending => DeclaredConsent::Pending,
+                    Consent::None => DeclaredConsent::None,
+                },
+                source: self.source.clone().unwrap_or_default(),
+                basis,
+                until: self.until,
             },
-            source: self.source.clone().unwrap_or_default(),
             digests: instance.digests(),
             now,
         };
@@ -184,6 +241,16 @@ impl Contacts {
         ));
         Ok(())
     }
+}
+
+/// A date (its first moment in UTC) or a time with its zone.
+fn date(text: &str) -> Result<Time, String> {
+    if let Ok(date) = text.trim().parse::<jiff::civil::Date>()
+        && !text.contains(':')
+    {
+        return date.to_zoned(jiff::tz::TimeZone::UTC).map(|zoned| zoned.timestamp().into()).map_err(|error| error.to_string());
+    }
+    Time::parse(text).map_err(|_| format!("`{text}` is no date; write `2028-05-01` or `2028-05-01T00:00:00+08:00`"))
 }
 
 fn split_map(pair: &str) -> Result<(String, String), Failure> {

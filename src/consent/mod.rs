@@ -8,16 +8,24 @@
 
 use std::fmt;
 
+mod choose;
+mod erase;
 pub mod forget;
 pub mod invitation;
 pub mod ledger;
 pub mod ops;
 mod permit;
 mod sql;
+mod standing_sql;
+mod state;
 pub mod suppression;
 mod suppression_sql;
+mod wording;
 
+pub use choose::TopicState;
 pub use permit::{Permit, Refusal, message_refusal};
+pub use state::{Choices, Fact, State, fold_choices, fold_state, step};
+pub use wording::{KeptWording, Wording};
 
 /// The topic id that stands for "everything": a withdrawal from all mail.
 pub const ALL_TOPICS: i64 = 0;
@@ -98,7 +106,9 @@ pub enum Action {
     Changed,
     /// The person was erased: what is personal in their entries is gone.
     Erased,
-    /// The instance dropped addresses and agents of clients, for everybody, by its rule of retention.
+    /// Its time was over. About a person: an implied consent ended by itself (it may be given anew). About
+    /// nobody: the instance dropped addresses and agents of clients by its rule of retention; `detail` says of
+    /// which entries.
     Expired,
 }
 
@@ -152,7 +162,9 @@ pub fn fold(standing: Standing, action: Action) -> Standing {
         (_, Confirmed) => Subscribed,
         (Subscribed, Action::Paused) => Standing::Paused,
         (Standing::Paused, Resumed) => Subscribed,
-        (standing, Refreshed | Action::Paused | Resumed | Changed | Expired) => standing,
+        (standing, Refreshed | Action::Paused | Resumed | Changed) => standing,
+        (Unsubscribed, Expired) => Unsubscribed,
+        (_, Expired) => None,
         (Unsubscribed, Requested | Granted) => Unsubscribed,
         (Standing::Paused, Requested | Granted) => Standing::Paused,
         (None | Pending | Subscribed, Granted) => Subscribed,
@@ -328,6 +340,8 @@ pub struct Event {
     pub at: crate::clock::Time,
     /// Whom it is about.
     pub contact_id: i64,
+    /// Which topic; [`ALL_TOPICS`] for everything.
+    pub topic_id: i64,
     /// Topic name; empty for everything.
     pub topic: String,
     /// What it says, as stored.
@@ -336,14 +350,51 @@ pub struct Event {
     pub source: String,
     /// Line of the import file.
     pub source_line: Option<i64>,
+    /// By which rule it is chained: 1 for entries of the first releases, 2 since.
+    pub version: i64,
+    /// By which channel mails may come: [`EMAIL`].
+    pub channel: Option<String>,
+    /// What the mails are for.
+    pub purpose: Option<String>,
+    /// The lawful basis, as stored.
+    pub basis: Option<String>,
+    /// A frequency asked for, as stored.
+    pub frequency: Option<String>,
+    /// The end of a pause or an implied consent.
+    pub until: Option<crate::clock::Time>,
+    /// What changed, `key=value`.
+    pub detail: Option<String>,
     /// Hash of the wording.
     pub wording_hash: Option<String>,
     /// Personal proof, unless erased.
     pub evidence: Option<String>,
     /// SHA-256 of the evidence as it was written, in hex.
     pub evidence_digest: Option<String>,
+    /// Address and agent of the client, unless dropped.
+    pub origin: Option<String>,
+    /// SHA-256 of the origin as it was written, in hex.
+    pub origin_digest: Option<String>,
     /// This link of the chain.
     pub hash: Vec<u8>,
+}
+
+impl Event {
+    /// What it changes; `None` for an action that this release does not know.
+    pub fn fact(&self) -> Option<Fact<'_>> {
+        Some(Fact {
+            action: Action::from_stored(&self.action)?,
+            frequency: self.frequency.as_deref().and_then(Frequency::from_stored),
+            until: self.until,
+            detail: self.detail.as_deref(),
+        })
+    }
+}
+
+impl NewEvent {
+    /// What it changes.
+    pub fn fact(&self) -> Fact<'_> {
+        Fact { action: self.action, frequency: self.frequency, until: self.until, detail: self.detail.as_deref() }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,18 @@
 //! Use cases: granting, withdrawing, confirming, suppressing, asking.
 
+use std::collections::HashMap;
+
 use super::ledger::{self, Change};
 use super::suppression::{self, Digests, Entry, Kind, NewEntry};
-use super::{ALL_TOPICS, Action, Event, NewEvent, Standing, sql};
+use super::{ALL_TOPICS, Action, Basis, Event, KeptWording, NewEvent, Standing, State, Wording, sql, standing_sql};
 use crate::clock::Time;
 use crate::contact::ops::Upserted;
 use crate::contact::{self, Address, AttributeValue, Schema};
 use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
+pub use super::choose::{anything_over, catch_up, choices, pause, refresh, resume, set_frequency, set_profiling, set_tracking, states};
+pub use super::erase::{erase, expire_origins};
 pub use super::sql::topics;
 
 /// The id of a topic's name, made when it is new.
@@ -36,6 +40,11 @@ pub async fn record(db: &Db, event: NewEvent, now: Time) -> Result<Change, DbErr
     Ok(change)
 }
 
+/// Standings of these topics and people; pairs never touched are left out.
+async fn standings_of(tx: &mut Tx, pairs: &[(i64, i64)]) -> Result<HashMap<(i64, i64), Standing>, DbError> {
+    Ok(standing_sql::rows(tx, pairs).await?.into_iter().map(|(pair, row)| (pair, row.state.standing)).collect())
+}
+
 /// What a withdrawal did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withdrawal {
@@ -56,7 +65,7 @@ pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<With
         vec![request.topic_id]
     };
     let pairs: Vec<(i64, i64)> = topics.iter().map(|topic| (*topic, request.contact_id)).collect();
-    let standings = sql::standings(tx, &pairs).await?;
+    let standings = standings_of(tx, &pairs).await?;
     let events: Vec<NewEvent> = topics
         .into_iter()
         .filter(|topic| match standings.get(&(*topic, request.contact_id)) {
@@ -81,54 +90,83 @@ pub enum DeclaredConsent {
     None,
 }
 
-/// Consent events for imported contacts: `(contact id, line, newly added)` each.
+/// What an import declares about everybody in it.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// How far they agreed.
+    pub consent: DeclaredConsent,
+    /// Where they agreed, in the operator's words; nothing personal, it is never erased.
+    pub source: String,
+    /// On what ground they are mailed.
+    pub basis: Basis,
+    /// When an implied consent ends.
+    pub until: Option<Time>,
+}
+
+/// Consent events for imported contacts, `(contact id, line, newly added)` each, on topics: id and purpose each.
 pub async fn record_import(
     tx: &mut Tx,
     rows: &[(i64, u64, bool)],
-    topics: &[i64],
-    consent: DeclaredConsent,
-    source: &str,
+    topics: &[(i64, String)],
+    declared: &Declared,
     now: Time,
 ) -> Result<(), DbError> {
-    let action = match consent {
+    let action = match declared.consent {
         DeclaredConsent::Confirmed => Action::Granted,
         DeclaredConsent::Pending => Action::Requested,
         DeclaredConsent::None => return Ok(()),
     };
-    // Whoever gets an event here was nothing or pending before, so all end at the same standing.
+    // Nearly everybody who gets an event here was nothing or pending before, so they end at the same standing.
     let after = super::fold(Standing::None, action);
-    for topic_id in topics {
-        let alike = ledger::Alike { topic_id: *topic_id, action, source: source.to_owned(), after };
+    for (topic_id, purpose) in topics {
+        let alike = ledger::Alike {
+            topic_id: *topic_id,
+            action,
+            source: declared.source.clone(),
+            purpose: Some(purpose.clone()),
+            basis: Some(declared.basis),
+            until: declared.until,
+            after,
+        };
         // Somebody we know: an event only where it changes something, so that importing a file
         // again leaves the ledger alone.
         let known: Vec<i64> = rows.iter().filter(|(_, _, added)| !added).map(|(contact_id, _, _)| *contact_id).collect();
         let pairs: Vec<(i64, i64)> = known.iter().flat_map(|contact_id| [(*topic_id, *contact_id), (ALL_TOPICS, *contact_id)]).collect();
-        let standings = sql::standings(tx, &pairs).await?;
-        let changes = |contact_id: i64| {
-            let own = standings.get(&(*topic_id, contact_id)).copied();
-            let left_everything = standings.get(&(ALL_TOPICS, contact_id)) == Some(&Standing::Unsubscribed);
-            let before = own.unwrap_or(if left_everything { Standing::Unsubscribed } else { Standing::None });
-            super::fold(before, action) != before
-        };
-        let people = rows
-            .iter()
-            .filter(|(contact_id, _, added)| *added || changes(*contact_id))
-            .map(|(contact_id, line, _)| (*contact_id, i64::try_from(*line).ok()))
-            .collect();
+        let states = standing_sql::rows(tx, &pairs).await?;
+        let state_of = |topic_id: i64, contact_id: i64| states.get(&(topic_id, contact_id)).map_or(State::NONE, |row| row.state);
+        let (mut people, mut others) = (Vec::new(), Vec::new());
+        for (contact_id, line, added) in rows {
+            let line = i64::try_from(*line).ok();
+            let own = if *added { State::NONE } else { state_of(*topic_id, *contact_id) };
+            let everything = if *added { Standing::None } else { state_of(ALL_TOPICS, *contact_id).standing };
+            let event = alike.event(*contact_id, line);
+            let becomes = super::step(own, everything, &event.fact());
+            let left = own.standing == Standing::None && becomes.standing == Standing::Unsubscribed;
+            if becomes == own || left {
+                continue;
+            }
+            // Whose implied consent is prolonged keeps standing, pause and frequency.
+            if becomes.standing == after && becomes.standing != own.standing {
+                people.push((*contact_id, line));
+            } else {
+                others.push(event);
+            }
+        }
         ledger::append_alike(tx, &alike, people, now).await?;
+        ledger::append(tx, &others, now).await?;
     }
     Ok(())
 }
 
-/// Keeps a wording and answers its hash.
-pub async fn keep_wording(tx: &mut Tx, wording: &str, locale: Option<&str>) -> Result<String, DbError> {
-    let hash = ledger::evidence_digest(wording);
-    sql::keep_wording(tx, &hash, wording, locale).await?;
+/// Keeps a wording and answers its hash, for [`NewEvent::wording_hash`].
+pub async fn keep_wording(tx: &mut Tx, wording: &Wording<'_>, now: Time) -> Result<String, DbError> {
+    let hash = wording.hash();
+    sql::keep_wording(tx, &hash, wording, now).await?;
     Ok(hash)
 }
 
 /// The wording behind a hash.
-pub async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<String>, DbError> {
+pub async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<KeptWording>, DbError> {
     sql::wording(db, hash).await
 }
 
@@ -139,7 +177,14 @@ pub async fn history(db: &mut impl Connection, contact_id: i64) -> Result<Vec<Ev
 
 /// A person's standings: topic name, standing, since.
 pub async fn standings(db: &mut impl Connection, contact_id: i64) -> Result<Vec<(String, Standing, Time)>, DbError> {
-    sql::standings_of(db, contact_id).await
+    let mut rows: Vec<(String, Standing, Time)> = standing_sql::of_contact(db, contact_id)
+        .await?
+        .into_iter()
+        .filter(|(topic_id, _, _)| *topic_id != ALL_TOPICS)
+        .map(|(_, topic, row)| (topic, row.state.standing, row.since))
+        .collect();
+    rows.sort();
+    Ok(rows)
 }
 
 /// Why an address (as compared) gets nothing; `None` where it may.
@@ -188,7 +233,7 @@ pub enum Request {
 /// day at most. Asking brings nobody back who withdrew; the confirmation does.
 pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request, DbError> {
     let key = (event.topic_id, event.contact_id);
-    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Request::Already);
     }
     if super::invitation::ask(tx, event.contact_id, event.topic_id, now).await?
@@ -220,7 +265,7 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
         return Ok(Confirmation::Gone);
     }
     let key = (event.topic_id, event.contact_id);
-    if sql::standings(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Confirmation::Already);
     }
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::{ALL_TOPICS, Standing, sql};
+use super::{ALL_TOPICS, Frequency, Standing, sql};
 use crate::db::{DbError, Tx};
 
 /// The proof that `contact_id` may be mailed: on a topic, or with a message that they asked for by
@@ -22,6 +22,8 @@ pub struct Permit {
 enum Scope {
     /// Mail on this topic, which needs its subscription.
     Topic(i64),
+    /// Mails of this topic collected into one, for those who want fewer.
+    Digest(i64),
     /// Transactional messages, which need none.
     Messages,
 }
@@ -33,6 +35,8 @@ pub enum Refusal {
     Erased,
     /// No consent, or not any more.
     Standing(Standing),
+    /// They want the mails of this topic collected: this one goes out in their next digest.
+    Digest(Frequency),
     /// The address is suppressed, for this reason.
     Suppressed(String),
 }
@@ -46,6 +50,7 @@ impl Refusal {
             Refusal::Standing(Standing::Pending) => "pending",
             Refusal::Standing(Standing::Paused) => "paused",
             Refusal::Standing(Standing::Unsubscribed) => "unsubscribed",
+            Refusal::Digest(_) => "digest",
             Refusal::Suppressed(_) => "suppressed",
         }
     }
@@ -69,7 +74,7 @@ impl Permit {
     /// On which topic; `None` for a message.
     pub fn topic_id(&self) -> Option<i64> {
         match self.scope {
-            Scope::Topic(topic_id) => Some(topic_id),
+            Scope::Topic(topic_id) | Scope::Digest(topic_id) => Some(topic_id),
             Scope::Messages => None,
         }
     }
@@ -84,6 +89,11 @@ impl Permit {
     /// transaction. Every contact asked for is in the answer.
     pub async fn take(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
         take(tx, Scope::Topic(topic_id), contacts).await
+    }
+
+    /// The same for the digest of a topic, which collects the mails that a frequency held back.
+    pub async fn take_for_digest(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
+        take(tx, Scope::Digest(topic_id), contacts).await
     }
 
     /// The same for transactional messages: the person exists and the address is not suppressed, for
@@ -143,7 +153,7 @@ async fn take(tx: &mut Tx, scope: Scope, contacts: &[i64]) -> Result<HashMap<i64
 impl Scope {
     async fn facts(self, tx: &mut Tx, contacts: &[i64]) -> Result<Vec<sql::PermissionFact>, DbError> {
         let topic_id = match self {
-            Scope::Topic(topic_id) => topic_id,
+            Scope::Topic(topic_id) | Scope::Digest(topic_id) => topic_id,
             // Read along, not judged by.
             Scope::Messages => ALL_TOPICS,
         };
@@ -152,24 +162,26 @@ impl Scope {
 
     fn judge(self, fact: &sql::PermissionFact) -> Result<(), Refusal> {
         match self {
-            Scope::Topic(_) => judge(fact.known, fact.standing, fact.suppressed.clone()),
+            Scope::Topic(_) => judge(fact.known, fact.standing, fact.frequency, fact.suppressed.clone()),
+            Scope::Digest(_) => judge(fact.known, fact.standing, None, fact.suppressed.clone()),
             // Everything but the standing, which nobody needs for a message.
-            Scope::Messages => judge(fact.known, Standing::Subscribed, fact.suppressed.clone()),
+            Scope::Messages => judge(fact.known, Standing::Subscribed, None, fact.suppressed.clone()),
         }
     }
 }
 
 /// The rule of permission, in order: the person exists, the address is not suppressed, the standing
-/// is `subscribed`.
-pub(super) fn judge(known: bool, standing: Standing, suppressed: Option<String>) -> Result<(), Refusal> {
+/// is `subscribed`, and they want each mail as it comes.
+pub(super) fn judge(known: bool, standing: Standing, frequency: Option<Frequency>, suppressed: Option<String>) -> Result<(), Refusal> {
     if !known {
         return Err(Refusal::Erased);
     }
     if let Some(reason) = suppressed {
         return Err(Refusal::Suppressed(reason));
     }
-    match standing {
-        Standing::Subscribed => Ok(()),
-        other => Err(Refusal::Standing(other)),
+    match (standing, frequency) {
+        (Standing::Subscribed, None) => Ok(()),
+        (Standing::Subscribed, Some(frequency)) => Err(Refusal::Digest(frequency)),
+        (other, _) => Err(Refusal::Standing(other)),
     }
 }

@@ -1,8 +1,9 @@
-//! Statements of `consent_event`, `consent_head`, `consent_wording`, `subscription` and `topic`.
+//! Statements of `consent_event`, `consent_head`, `consent_wording` and `topic`, and what a permit is judged by.
 
 use std::collections::HashMap;
 
-use super::{Event, Standing};
+use super::wording::{KeptWording, Wording};
+use super::{Event, Frequency, Standing};
 use crate::args;
 use crate::clock::Time;
 use crate::db::{Connection, DbError, Dialect, Row, Rows, Tx};
@@ -13,6 +14,7 @@ pub(super) struct PermissionFact {
     pub known: bool,
     pub standing: Standing,
     pub seq: i64,
+    pub frequency: Option<Frequency>,
     pub suppressed: Option<String>,
 }
 
@@ -33,7 +35,7 @@ pub(super) async fn move_epoch(tx: &mut Tx) -> Result<(), DbError> {
 pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<Vec<PermissionFact>, DbError> {
     let rows = tx
         .bulk_fetch(
-            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason, c.email_key
+            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason, c.email_key, s.frequency
              FROM {rows}
              LEFT JOIN contact c ON c.id = v.contact_id
              LEFT JOIN subscription s ON s.topic_id = $1 AND s.contact_id = v.contact_id
@@ -53,6 +55,7 @@ pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64
                 standing: Standing::from_stored(row.get::<Option<String>>(2)?.as_deref()),
                 seq: row.get::<Option<i64>>(3)?.unwrap_or(0),
                 suppressed: row.get::<Option<String>>(4)?.or_else(|| by_rules.remove(key).map(|entry| entry.reason)),
+                frequency: row.get::<Option<String>>(6)?.as_deref().and_then(Frequency::from_stored),
             })
         })
         .collect()
@@ -81,22 +84,32 @@ pub(super) async fn move_head(tx: &mut Tx, seq: i64, hash: Vec<u8>) -> Result<()
     tx.execute_one("UPDATE consent_head SET seq = $1, hash = $2 WHERE id = 1", args![seq, hash]).await
 }
 
-const EVENT_COLUMNS: &str =
-    "e.seq, e.at, e.contact_id, t.name, e.action, e.source, e.source_line, e.wording_hash, e.evidence, e.evidence_digest, e.hash";
+const EVENT_COLUMNS: &str = "e.seq, e.at, e.contact_id, e.topic_id, t.name, e.action, e.source, e.source_line, e.version, e.channel,
+    e.purpose, e.basis, e.frequency, e.until, e.detail, e.wording_hash, e.evidence, e.evidence_digest, e.origin, e.origin_digest, e.hash";
 
 fn read_event(row: &Row) -> Result<Event, DbError> {
     Ok(Event {
         seq: row.get(0)?,
         at: row.get(1)?,
         contact_id: row.get(2)?,
-        topic: row.get::<Option<String>>(3)?.unwrap_or_default(),
-        action: row.get(4)?,
-        source: row.get(5)?,
-        source_line: row.get(6)?,
-        wording_hash: row.get(7)?,
-        evidence: row.get(8)?,
-        evidence_digest: row.get(9)?,
-        hash: row.get(10)?,
+        topic_id: row.get(3)?,
+        topic: row.get::<Option<String>>(4)?.unwrap_or_default(),
+        action: row.get(5)?,
+        source: row.get(6)?,
+        source_line: row.get(7)?,
+        version: row.get(8)?,
+        channel: row.get(9)?,
+        purpose: row.get(10)?,
+        basis: row.get(11)?,
+        frequency: row.get(12)?,
+        until: row.get(13)?,
+        detail: row.get(14)?,
+        wording_hash: row.get(15)?,
+        evidence: row.get(16)?,
+        evidence_digest: row.get(17)?,
+        origin: row.get(18)?,
+        origin_digest: row.get(19)?,
+        hash: row.get(20)?,
     })
 }
 
@@ -133,83 +146,48 @@ pub(super) async fn head(db: &mut impl Connection) -> Result<(i64, Vec<u8>), DbE
     Ok((row.get(0)?, row.get(1)?))
 }
 
-/// Standings of these people on these topics; pairs without a row are left out.
-pub(super) async fn standings(tx: &mut Tx, pairs: &[(i64, i64)]) -> Result<HashMap<(i64, i64), Standing>, DbError> {
-    let rows = tx
-        .bulk_fetch(
-            "SELECT s.topic_id, s.contact_id, s.standing
-             FROM {rows}
-             JOIN subscription s ON s.topic_id = v.topic_id AND s.contact_id = v.contact_id",
-            Vec::new(),
-            Rows::new().i64("topic_id", pairs.iter().map(|(topic, _)| *topic)).i64("contact_id", pairs.iter().map(|(_, contact)| *contact)),
-        )
-        .await?;
-    rows.iter().map(|row| Ok(((row.get(0)?, row.get(1)?), Standing::from_stored(Some(&row.get::<String>(2)?))))).collect()
-}
-
-pub(super) async fn upsert_standings(tx: &mut Tx, changes: &[(i64, i64, Standing, i64)], at: Time) -> Result<(), DbError> {
-    tx.bulk(
-        "INSERT INTO subscription (topic_id, contact_id, standing, since, last_seq)
-         SELECT v.topic_id, v.contact_id, v.standing, $1, v.last_seq FROM {rows} WHERE TRUE
-         ON CONFLICT (topic_id, contact_id) DO UPDATE
-         SET standing = excluded.standing, since = excluded.since, last_seq = excluded.last_seq",
-        args![at],
-        Rows::new()
-            .i64("topic_id", changes.iter().map(|change| change.0))
-            .i64("contact_id", changes.iter().map(|change| change.1))
-            .text("standing", changes.iter().map(|change| change.2.as_str()))
-            .i64("last_seq", changes.iter().map(|change| change.3)),
-    )
-    .await?;
-    Ok(())
-}
-
-/// Gives these people one standing on a topic; their entries in the ledger are numbered from `first_seq`.
-pub(super) async fn set_standing(
-    tx: &mut Tx,
-    topic_id: i64,
-    standing: Standing,
-    contacts: &[i64],
-    first_seq: i64,
-    at: Time,
-) -> Result<(), DbError> {
-    // The casts tell PostgreSQL the types of what stands in a list of results by itself.
-    tx.bulk(
-        "INSERT INTO subscription (topic_id, contact_id, standing, since, last_seq)
-         SELECT CAST($1 AS BIGINT), v.contact_id, CAST($2 AS TEXT), CAST($3 AS BIGINT), v.last_seq FROM {rows} WHERE TRUE
-         ON CONFLICT (topic_id, contact_id) DO UPDATE
-         SET standing = excluded.standing, since = excluded.since, last_seq = excluded.last_seq",
-        args![topic_id, standing.as_str(), at],
-        Rows::new().i64("contact_id", contacts.iter().copied()).i64("last_seq", first_seq..first_seq + contacts.len() as i64),
-    )
-    .await?;
-    Ok(())
-}
-
-/// A person's standings: topic name, standing, since when; topics never touched are left out.
-pub(super) async fn standings_of(db: &mut impl Connection, contact_id: i64) -> Result<Vec<(String, Standing, Time)>, DbError> {
-    // Joined from the few topics so that the table's key (topic first) serves it.
-    let rows = db
-        .rows(
-            "SELECT t.name, s.standing, s.since
-             FROM topic t
-             JOIN subscription s ON s.topic_id = t.id AND s.contact_id = $1
-             ORDER BY t.name",
-            args![contact_id],
-        )
-        .await?;
-    rows.iter().map(|row| Ok((row.get(0)?, Standing::from_stored(Some(&row.get::<String>(1)?)), row.get(2)?))).collect()
-}
-
-pub(super) async fn keep_wording(tx: &mut Tx, hash: &str, wording: &str, locale: Option<&str>) -> Result<(), DbError> {
+/// Keeps a wording; one that is there stays as it is.
+pub(super) async fn keep_wording(tx: &mut Tx, hash: &str, wording: &Wording<'_>, now: Time) -> Result<(), DbError> {
     tx.execute(
-        "INSERT INTO consent_wording (hash, wording, locale) VALUES ($1, $2, $3) ON CONFLICT (hash) DO NOTHING",
-        args![hash, wording, locale],
+        "INSERT INTO consent_wording (hash, wording, locale, kind, version, first_shown_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (hash) DO NOTHING",
+        args![hash, wording.text, wording.locale, wording.kind, wording.version, now],
     )
     .await?;
     Ok(())
 }
 
-pub(super) async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<String>, DbError> {
-    db.rows("SELECT wording FROM consent_wording WHERE hash = $1", args![hash]).await?.first().map(|row| row.get(0)).transpose()
+const WORDING_COLUMNS: &str = "hash, wording, locale, kind, version, first_shown_at";
+
+fn read_wording(row: &Row) -> Result<KeptWording, DbError> {
+    Ok(KeptWording {
+        hash: row.get(0)?,
+        text: row.get(1)?,
+        locale: row.get(2)?,
+        kind: row.get(3)?,
+        version: row.get(4)?,
+        first_shown_at: row.get(5)?,
+    })
+}
+
+pub(super) async fn wording(db: &mut impl Connection, hash: &str) -> Result<Option<KeptWording>, DbError> {
+    let sql = format!("SELECT {WORDING_COLUMNS} FROM consent_wording WHERE hash = $1");
+    db.rows(&sql, args![hash]).await?.first().map(read_wording).transpose()
+}
+
+/// Wordings after `hash` in byte order, at most `limit`.
+pub(super) async fn wordings_after(db: &mut impl Connection, hash: &str, limit: i64) -> Result<Vec<KeptWording>, DbError> {
+    let collation = db.engine().binary_collation();
+    let sql = format!("SELECT {WORDING_COLUMNS} FROM consent_wording WHERE hash{collation} > $1 ORDER BY hash{collation} LIMIT $2");
+    db.rows(&sql, args![hash, limit]).await?.iter().map(read_wording).collect()
+}
+
+/// Drops proofs and origins of a person's entries.
+pub(super) async fn drop_proofs(tx: &mut Tx, contact_id: i64) -> Result<u64, DbError> {
+    tx.execute("UPDATE consent_event SET evidence = NULL, origin = NULL WHERE contact_id = $1", args![contact_id]).await
+}
+
+/// Drops origins of entries before a time.
+pub(super) async fn drop_origins(tx: &mut Tx, before: Time) -> Result<u64, DbError> {
+    tx.execute("UPDATE consent_event SET origin = NULL WHERE at < $1 AND origin IS NOT NULL", args![before]).await
 }

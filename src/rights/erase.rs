@@ -7,6 +7,7 @@
 use super::{Kind, State, register, subject};
 use crate::clock::Time;
 use crate::consent;
+use crate::consent::suppression::{self, Digests};
 use crate::contact::{self, Contact};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery;
@@ -41,8 +42,8 @@ pub struct Erased {
 
 /// Why the address of a person would stay suppressed; nothing where anybody may bring it in again.
 pub async fn reason_to_keep_out(tx: &mut Tx, contact: &Contact, keep_out: bool) -> Result<Option<String>, DbError> {
-    if let Some((reason, ..)) = consent::ops::suppression(tx, &contact.email_key).await? {
-        return Ok(Some(reason));
+    if let Some(entry) = suppression::look_up(tx, &[&contact.email_key]).await?.remove(&contact.email_key) {
+        return Ok(Some(entry.reason));
     }
     let left = consent::forget::has_left(tx, contact.id).await?;
     Ok(left.map(str::to_owned).or_else(|| keep_out.then(|| "erased".to_owned())))
@@ -59,11 +60,12 @@ pub async fn erase(
 ) -> Result<Erased, DbError> {
     let suppressed = reason_to_keep_out(tx, contact, erasure.keep_out).await?;
     let subject = subject(keys, &contact.email_key);
-    consent::forget::erase_entries(tx, contact.id, erasure.source, now).await?;
     consent::forget::forget_contact(tx, contact.id, entropy.id(now)).await?;
-    consent::forget::forget_suppressed(tx, &contact.email_key).await?;
+    consent::ops::erase(tx, contact.id, erasure.source, now).await?;
     if let Some(reason) = &suppressed {
-        consent::forget::remember(tx, keys, &contact.email_key, reason, erasure.source, now).await?;
+        // The digest takes over the reason of the address's own entry, which may have to be written first.
+        consent::ops::suppress(tx, vec![(contact.email_key.clone(), reason.clone())], erasure.source, now).await?;
+        suppression::remember_erased(tx, &Digests::new(keys), &[&contact.email_key], erasure.source, now).await?;
     }
     // The row itself before its traces: an outcome that is written meanwhile finds nobody.
     contact::care::erase(tx, contact.id).await?;

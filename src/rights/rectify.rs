@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::clock::Time;
+use crate::consent::suppression::{self, Digests, NewEntry};
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent};
 use crate::contact::care::{self, FieldChange};
 use crate::contact::{self, Address, Contact, Schema};
@@ -52,6 +53,7 @@ pub async fn rectify(
     tx: &mut Tx,
     schema: &Schema,
     entropy: &Entropy,
+    digests: &Digests,
     contact: &Contact,
     correction: &Correction<'_>,
     now: Time,
@@ -70,10 +72,19 @@ pub async fn rectify(
     }
     let mut suppressed = None;
     if let Some(email) = moves {
-        if let Some((reason, source, _)) = consent::ops::suppression(tx, &contact.email_key).await? {
-            consent::ops::suppress(tx, vec![(email.key().to_owned(), reason)], &source, now).await?;
+        // Whose owner was erased once is recalled by its digest; where the old one is kept out, the new one is.
+        suppression::recall(tx, digests, &[email.key()], now).await?;
+        let known = suppression::look_up(tx, &[contact.email_key.as_str()]).await?.remove(&contact.email_key);
+        if let Some(entry) = known {
+            let follows = NewEntry {
+                kind: suppression::Kind::Address,
+                value: email.key().to_owned(),
+                reason: entry.reason,
+                expires_at: entry.expires_at,
+            };
+            suppression::add(tx, vec![follows], &entry.source, now).await?;
         }
-        suppressed = consent::ops::suppression(tx, email.key()).await?.map(|(reason, ..)| reason);
+        suppressed = suppression::look_up(tx, &[email.key()]).await?.remove(email.key()).map(|entry| entry.reason);
     }
     let mut fields: Vec<String> = correction.fields.iter().map(|field| field.name.clone()).collect();
     let changes_email = correction.email.filter(|email| email.as_str() != contact.email);

@@ -240,7 +240,7 @@ async fn look(with: &Housekeeping<'_>, rule: Rule, before: Time, now: Time) -> R
 async fn apply(with: &Housekeeping<'_>, rule: Rule, before: Time, now: Time) -> Result<(u64, Vec<String>), DbError> {
     if rule == Rule::LedgerClients {
         let mut tx = with.db.begin().await?;
-        let expired = consent::forget::expire_origins(&mut tx, before, now).await?;
+        let expired = consent::ops::expire_origins(&mut tx, before, now).await?;
         tx.commit().await?;
         return Ok((expired, Vec::new()));
     }

@@ -18,7 +18,8 @@ use super::{Context, report, send};
 use crate::campaign::ops as runs;
 use crate::clock::{DAY, HOUR};
 use crate::config::{Environment, scaffold};
-use crate::consent::ops::{self as consents, DeclaredConsent};
+use crate::consent::Basis;
+use crate::consent::ops::{self as consents, Declared, DeclaredConsent};
 use crate::contact::import::{AfterBatch, Import, ImportOptions, ImportedRow};
 use crate::db::{DbError, OpenOptions, Tx};
 use crate::instance::{self, Instance};
@@ -107,7 +108,8 @@ impl Demo {
         let now = context.clock.now();
         let mut topics = Vec::new();
         for topic in topics_of(instance) {
-            topics.push(consents::ensure_topic(&instance.db, &topic, &instance.entropy, now).await?);
+            let purpose = instance.config.topics.get(&topic).map_or_else(String::new, |topic| topic.purpose.clone());
+            topics.push((consents::ensure_topic(&instance.db, &topic, &instance.entropy, now).await?, purpose));
         }
         let options = ImportOptions::default();
         let import = Import { db: &instance.db, schema: &instance.schema, entropy: &instance.entropy, now, options: &options };
@@ -237,7 +239,7 @@ impl Drop for Folder {
 
 /// Sample customers agreed at the till.
 struct Grants {
-    topics: Vec<i64>,
+    topics: Vec<(i64, String)>,
     now: crate::clock::Time,
 }
 
@@ -249,6 +251,12 @@ impl AfterBatch for Grants {
 
     async fn batch(&mut self, tx: &mut Tx, rows: &[ImportedRow]) -> Result<(), DbError> {
         let rows: Vec<(i64, u64, bool)> = rows.iter().map(|row| (row.contact_id, row.line, row.added)).collect();
-        consents::record_import(tx, &rows, &self.topics, DeclaredConsent::Confirmed, "sample data: asked at the till", self.now).await
+        let declared = Declared {
+            consent: DeclaredConsent::Confirmed,
+            source: "sample data: asked at the till".to_owned(),
+            basis: Basis::Consent,
+            until: None,
+        };
+        consents::record_import(tx, &rows, &self.topics, &declared, self.now).await
     }
 }
