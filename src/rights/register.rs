@@ -142,7 +142,7 @@ pub async fn of_subject(db: &mut impl Connection, contact_id: i64, subject: &str
 pub async fn last_asked(tx: &mut Tx, kind: Kind, contact_id: i64) -> Result<Option<Time>, DbError> {
     let row = tx
         .fetch_one(
-            "SELECT MAX(asked_at) FROM rights_request WHERE contact_id = $1 AND kind = $2 AND source = 'page'",
+            "SELECT MAX(asked_at) FROM rights_request WHERE contact_id = $1 AND kind = $2 AND source = 'page' AND state <> 'lapsed'",
             args![contact_id, kind.as_str()],
         )
         .await?;

@@ -32,6 +32,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         topics: instance.config.topics.clone(),
         recorder,
         intake: Some(instance.message_intake()),
+        rights: Some(super::desk::Desk::new(instance.clone())),
         permission: Arc::new(Consents { instance: instance.clone() }),
         instance: inbox.is_some().then(|| instance.clone()),
         views: Arc::new(Views { instance, contents: Mutex::default() }),

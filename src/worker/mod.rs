@@ -6,6 +6,7 @@ mod confirm;
 mod house;
 mod lease;
 mod process;
+mod retention;
 mod runs;
 mod schedules;
 mod send;

@@ -195,6 +195,7 @@ async fn site(database: &TestDatabase) -> Site {
         },
         topics: BTreeMap::from([("tea-letter".to_owned(), topic(EVIL)), ("offers".to_owned(), topic("Offers"))]),
         recorder: recorder.clone(),
+        rights: None,
         permission: Arc::new(Consent(db.clone())),
         views: Arc::new(OneMail),
         inbox: Some(inbox.clone()),

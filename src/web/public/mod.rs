@@ -3,6 +3,7 @@
 pub(super) mod confirm;
 mod fields;
 pub(super) mod preferences;
+pub(super) mod rights;
 pub(super) mod unsubscribe;
 pub(super) mod view;
 
