@@ -47,13 +47,17 @@ CREATE TABLE consent_checkpoint (
   PRIMARY KEY (seq)
 ) /* clustered */;
 
--- A confirmation mail is a message; one reminder follows it.
+-- A confirmation mail is a message (`message_id`), for all that one person asked for together; one
+-- reminder (`reminder_id`) follows it. `sent_at` and `remind_at` come with the outcome of its delivery.
 ALTER TABLE confirmation ADD COLUMN message_id BIGINT;
+ALTER TABLE confirmation ADD COLUMN reminder_id BIGINT;
 ALTER TABLE confirmation ADD COLUMN locale TEXT;
 ALTER TABLE confirmation ADD COLUMN form TEXT;
 ALTER TABLE confirmation ADD COLUMN remind_at BIGINT;
 ALTER TABLE confirmation ADD COLUMN reminded_at BIGINT;
-CREATE INDEX confirmation_due ON confirmation (due_at) WHERE sent_at IS NULL;
+CREATE INDEX confirmation_contact ON confirmation (contact_id);
+CREATE INDEX confirmation_due ON confirmation (due_at) WHERE sent_at IS NULL AND message_id IS NULL AND tries < 12;
+CREATE INDEX confirmation_under_way ON confirmation (message_id) WHERE sent_at IS NULL AND message_id IS NOT NULL AND tries < 12;
 CREATE INDEX confirmation_remind ON confirmation (remind_at) WHERE remind_at IS NOT NULL AND reminded_at IS NULL;
 
 ALTER TABLE suppression ADD COLUMN expires_at BIGINT;
@@ -136,10 +140,31 @@ CREATE TABLE coupon (
 CREATE UNIQUE INDEX coupon_contact ON coupon (pool, contact_id) WHERE contact_id IS NOT NULL;
 CREATE INDEX coupon_free ON coupon (pool, code) WHERE contact_id IS NULL;
 
+-- Who is to be welcomed to a topic, once for good: `message_id` is the mail, nothing while it waits.
+CREATE TABLE welcome (
+  topic_id BIGINT NOT NULL,
+  contact_id BIGINT NOT NULL,
+  asked_at BIGINT NOT NULL,
+  message_id BIGINT,
+  PRIMARY KEY (topic_id, contact_id)
+) /* clustered */;
+CREATE INDEX welcome_waiting ON welcome (topic_id, asked_at) WHERE message_id IS NULL;
+CREATE INDEX welcome_contact ON welcome (contact_id);
+
+-- How far a reader of the ledger has come.
+CREATE TABLE consent_reader (
+  name TEXT NOT NULL,
+  seq BIGINT NOT NULL,
+  PRIMARY KEY (name)
+) /* clustered */;
+-- Whoever subscribed before there were welcomes gets none.
+INSERT INTO consent_reader (name, seq) SELECT 'welcome', seq FROM consent_head WHERE id = 1;
+
 -- People who want fewer mails: when the last collection of a topic went to them, when the next is due.
 CREATE TABLE digest (
   topic_id BIGINT NOT NULL,
   contact_id BIGINT NOT NULL,
+  frequency TEXT NOT NULL,
   since BIGINT NOT NULL,
   next_at BIGINT NOT NULL,
   PRIMARY KEY (topic_id, contact_id)
@@ -159,3 +184,9 @@ CREATE TABLE retention_run (
 -- `digest`, `notice`. `topic_id` is the permission that one needs.
 ALTER TABLE message ADD COLUMN kind TEXT NOT NULL DEFAULT 'transactional';
 ALTER TABLE message ADD COLUMN topic_id BIGINT;
+-- Of a message: others go first (a receipt before a hundred thousand confirmation mails).
+ALTER TABLE delivery ADD COLUMN patient BOOLEAN NOT NULL DEFAULT FALSE;
+DROP INDEX delivery_message_due;
+CREATE INDEX delivery_message_due ON delivery (patient, due_at, id) WHERE transactional AND state IN ('due', 'deferred');
+-- What a person's digest collects.
+CREATE INDEX delivery_collected ON delivery (contact_id, id) WHERE state = 'skipped' AND reason = 'digest';

@@ -14,9 +14,9 @@ use sha2::{Digest, Sha256};
 /// NIST SP 800-107 are at ease with for a verifier that answers slowly.
 const MAC_BYTES: usize = 12;
 /// Longest token we look at: nothing we make comes near it.
-const MAX_TOKEN_CHARS: usize = 200;
-/// Most numbers a token carries.
-const MAX_FIELDS: usize = 6;
+const MAX_TOKEN_CHARS: usize = 300;
+/// Most numbers a token carries: a person, an expiry, and the topics of one confirmation mail.
+const MAX_FIELDS: usize = 18;
 
 /// What a token may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +35,7 @@ pub enum Purpose {
     UnsubscribeBody = 5,
     /// The preference centre. Fields: contact, topic, delivery.
     Preferences = 6,
-    /// Double opt-in. Fields: contact, topic, expiry in milliseconds.
+    /// Double opt-in. Fields: contact, topic, expiry in milliseconds, further topics.
     Confirm = 7,
     /// Unsubscribe by mail to the address in the header. Fields: contact, topic, delivery.
     UnsubscribeMail = 8,

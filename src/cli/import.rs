@@ -112,9 +112,9 @@ impl Import {
 
 /// Ledger entries for each batch, in the batch's own transaction.
 struct Grants {
+    digests: Digests,
     topics: Vec<(i64, String)>,
     declared: Declared,
-    digests: Digests,
     now: Time,
 }
 

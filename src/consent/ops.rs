@@ -66,10 +66,12 @@ pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<With
     };
     let pairs: Vec<(i64, i64)> = topics.iter().map(|topic| (*topic, request.contact_id)).collect();
     let standings = standings_of(tx, &pairs).await?;
+    // Whoever left, asked to come back and thinks better of it: nothing may be left to confirm.
+    let open = super::invitation::open_topics(tx, request.contact_id).await?;
     let events: Vec<NewEvent> = topics
         .into_iter()
         .filter(|topic| match standings.get(&(*topic, request.contact_id)) {
-            Some(standing) => *standing != Standing::Unsubscribed,
+            Some(standing) => *standing != Standing::Unsubscribed || open.contains(topic),
             // Topics never touched need no event of their own: the row for everything covers them.
             None => *topic == request.topic_id,
         })
@@ -151,6 +153,10 @@ pub async fn record_import(
             } else {
                 others.push(event);
             }
+        }
+        if declared.consent == DeclaredConsent::Pending {
+            let asked: Vec<i64> = people.iter().map(|(contact_id, _)| *contact_id).collect();
+            super::invitation::ask_many(tx, *topic_id, &asked, now).await?;
         }
         ledger::append_alike(tx, &alike, people, now).await?;
         ledger::append(tx, &others, now).await?;
@@ -236,7 +242,8 @@ pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request,
     if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Request::Already);
     }
-    if super::invitation::ask(tx, event.contact_id, event.topic_id, now).await?
+    let locale = event.detail.as_deref().and_then(|detail| detail.split(' ').find_map(|word| word.strip_prefix("locale=")));
+    if super::invitation::ask(tx, event.contact_id, event.topic_id, locale, now).await?
         || sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str())
     {
         ledger::append(tx, &[NewEvent { action: Action::Requested, ..event }], now).await?;

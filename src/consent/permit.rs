@@ -6,9 +6,9 @@ use std::fmt;
 use super::{ALL_TOPICS, Frequency, Standing, sql};
 use crate::db::{DbError, Tx};
 
-/// The proof that `contact_id` may be mailed: on a topic, or with a message that they asked for by
-/// what they did (a receipt, a password). Its fields are private and [`Permit::take`] and
-/// [`Permit::take_for_messages`] are its only constructors, so no code path can send without one.
+/// The proof that `contact_id` may be mailed: on a topic, with a message that they asked for by what they
+/// did (a receipt, a password), or with the question whether they want any. Its fields are private and
+/// [`Permit::take`], [`Permit::take_for_messages`] and [`Permit::take_for_question`] are its only constructors, so no code path can send without one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     contact_id: i64,
@@ -26,6 +26,9 @@ enum Scope {
     Digest(i64),
     /// Transactional messages, which need none.
     Messages,
+    /// The question of double opt-in that this message asks: about one of its topics at least, the last
+    /// word is a request.
+    Question(i64),
 }
 
 /// Why there is no permit.
@@ -39,6 +42,8 @@ pub enum Refusal {
     Digest(Frequency),
     /// The address is suppressed, for this reason.
     Suppressed(String),
+    /// Nothing is left to ask: it was answered, withdrawn or asked anew.
+    NotAsked,
 }
 
 impl Refusal {
@@ -52,6 +57,7 @@ impl Refusal {
             Refusal::Standing(Standing::Unsubscribed) => "unsubscribed",
             Refusal::Digest(_) => "digest",
             Refusal::Suppressed(_) => "suppressed",
+            Refusal::NotAsked => "not_asked",
         }
     }
 }
@@ -75,7 +81,7 @@ impl Permit {
     pub fn topic_id(&self) -> Option<i64> {
         match self.scope {
             Scope::Topic(topic_id) | Scope::Digest(topic_id) => Some(topic_id),
-            Scope::Messages => None,
+            Scope::Messages | Scope::Question(_) => None,
         }
     }
 
@@ -102,6 +108,13 @@ impl Permit {
     /// everything, is about what people subscribe to and stops no receipt.
     pub async fn take_for_messages(tx: &mut Tx, contacts: &[i64]) -> Result<HashMap<i64, Result<Permit, Refusal>>, DbError> {
         take(tx, Scope::Messages, contacts).await
+    }
+
+    /// The same for a question of double opt-in, the one mail that goes out without consent: only a request
+    /// that is the last word in the ledger gives it. `message_id` is the mail that asks `contact_id`.
+    pub async fn take_for_question(tx: &mut Tx, message_id: i64, contact_id: i64) -> Result<Result<Permit, Refusal>, DbError> {
+        let mut taken = take(tx, Scope::Question(message_id), &[contact_id]).await?;
+        Ok(taken.remove(&contact_id).unwrap_or(Err(Refusal::Erased)))
     }
 
     /// The state of the ledger in which all of these were taken; `None` when there are none, or when
@@ -143,7 +156,7 @@ async fn take(tx: &mut Tx, scope: Scope, contacts: &[i64]) -> Result<HashMap<i64
     let epoch = sql::lock_epoch(tx).await?;
     let mut out = HashMap::with_capacity(contacts.len());
     for fact in scope.facts(tx, contacts).await? {
-        let seq = if scope == Scope::Messages { 0 } else { fact.seq };
+        let seq = if matches!(scope, Scope::Topic(_)) { fact.seq } else { 0 };
         let verdict = scope.judge(&fact).map(|()| Permit { contact_id: fact.contact_id, scope, seq, epoch });
         out.insert(fact.contact_id, verdict);
     }
@@ -155,9 +168,16 @@ impl Scope {
         let topic_id = match self {
             Scope::Topic(topic_id) | Scope::Digest(topic_id) => topic_id,
             // Read along, not judged by.
-            Scope::Messages => ALL_TOPICS,
+            Scope::Messages | Scope::Question(_) => ALL_TOPICS,
         };
-        sql::permission_facts(tx, topic_id, contacts).await
+        let mut facts = sql::permission_facts(tx, topic_id, contacts).await?;
+        if let Scope::Question(message_id) = self {
+            for fact in &mut facts {
+                let asked = super::invitation::is_open(tx, message_id, fact.contact_id).await?;
+                fact.standing = if asked { Standing::Pending } else { Standing::None };
+            }
+        }
+        Ok(facts)
     }
 
     fn judge(self, fact: &sql::PermissionFact) -> Result<(), Refusal> {
@@ -166,6 +186,8 @@ impl Scope {
             Scope::Digest(_) => judge(fact.known, fact.standing, None, fact.suppressed.clone()),
             // Everything but the standing, which nobody needs for a message.
             Scope::Messages => judge(fact.known, Standing::Subscribed, None, fact.suppressed.clone()),
+            Scope::Question(_) => judge(fact.known, Standing::Subscribed, None, fact.suppressed.clone())
+                .and_then(|()| if fact.standing == Standing::Pending { Ok(()) } else { Err(Refusal::NotAsked) }),
         }
     }
 }

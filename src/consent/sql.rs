@@ -1,4 +1,4 @@
-//! Statements of `consent_event`, `consent_head`, `consent_wording` and `topic`, and what a permit is judged by.
+//! Statements of `consent_event`, `consent_head`, `consent_wording`, `subscription` and `topic`.
 
 use std::collections::HashMap;
 

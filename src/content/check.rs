@@ -126,7 +126,7 @@ pub(super) fn check(lane: Lane, part: Part, source: &str, schema: &Schema, envir
             return vec![ContentProblem::new(part, error.range(), format!("template syntax: {message}"), hint)];
         }
     };
-    let objects = if lane == Lane::Messages { MESSAGE_OBJECTS } else { CAMPAIGN_OBJECTS };
+    let objects = if lane == Lane::Campaigns { CAMPAIGN_OBJECTS } else { MESSAGE_OBJECTS };
     let mut checker = Checker { lane, objects, part, schema, problems: Vec::new() };
     let mut all_words = Vec::new();
     for segment in template::segments(source) {
@@ -295,7 +295,7 @@ impl Checker<'_> {
     fn roots(&mut self, undeclared: &BTreeSet<String>, words: &[Word<'_>]) {
         let mut known: Vec<&str> = vec!["contact", "now"];
         known.extend(self.objects.iter().map(|(name, _)| *name));
-        if self.lane == Lane::Messages {
+        if self.lane != Lane::Campaigns {
             known.push("data");
         }
         if self.part == Part::Layout {

@@ -60,9 +60,13 @@ impl Shared {
         }
     }
 
-    /// The variables of one message.
-    pub fn message_root(&self, contact: &Contact, data: Value, now: Time) -> Root {
-        Root { data, ..self.about(contact, now) }
+    /// The variables of one message. One that people subscribed to has links, and the topic's name in
+    /// their language in its `data`.
+    pub fn message_root(&self, contact: &Contact, data: Value, maker: Option<&dyn LinkMaker>, now: Time) -> Root {
+        let about = self.about(contact, now);
+        let Some(maker) = maker else { return Root { data, ..about } };
+        let name = data.get_attr("topic").ok().and_then(|name| name.as_str().map(without_controls)).unwrap_or_default();
+        Root { topic: Value::from(BTreeMap::from([("name", name)])), links: links(maker), data, ..about }
     }
 
     fn about(&self, contact: &Contact, now: Time) -> Root {

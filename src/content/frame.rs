@@ -65,6 +65,17 @@ impl Language {
         WORDS[self as usize][0]
     }
 
+    /// The fonts that draw its letters.
+    pub(super) fn fonts(self) -> &'static str {
+        WORDS[self as usize][6]
+    }
+
+    /// The words of a mail's foot: before and after the topic's name, leaving, choosing.
+    pub fn foot(self) -> [&'static str; 4] {
+        let [_, _, unsubscribe, preferences, because, because_end, _] = WORDS[self as usize];
+        [because, because_end, unsubscribe, preferences]
+    }
+
     /// Its words, as a template sees them under `frame`.
     pub(super) fn words(self) -> Value {
         static VALUES: OnceLock<[Value; 3]> = OnceLock::new();
@@ -139,6 +150,7 @@ struct Plain<'a> {
 #[template(path = "email/transactional.html")]
 struct Transactional<'a> {
     places: Places,
+    leave: bool,
     content: &'a str,
 }
 
@@ -146,6 +158,7 @@ struct Transactional<'a> {
 #[template(path = "email/signature.html")]
 struct Signature {
     places: Places,
+    leave: bool,
 }
 
 #[derive(Template)]
@@ -161,13 +174,14 @@ struct Footer {
 }
 
 /// Puts a protected body into a built-in layout; `None` for a layout that is not built in.
-pub(super) fn layout(name: &str, content: &str, vault: &mut Vault) -> Option<String> {
+/// `leave`: the foot of a message says how to leave its topic.
+pub(super) fn layout(name: &str, content: &str, leave: bool, vault: &mut Vault) -> Option<String> {
     let places = Places::new(vault);
     let rendered = match name {
         "newsletter" => Newsletter { places, content }.render(),
         "promotion" => Promotion { places, content }.render(),
         "plain" => Plain { places, content }.render(),
-        MESSAGE_LAYOUT => Transactional { places, content }.render(),
+        MESSAGE_LAYOUT => Transactional { places, leave, content }.render(),
         _ => return None,
     };
     Some(rendered.expect("writing to a string does not fail"))
@@ -180,9 +194,9 @@ pub(super) fn around_document(vault: &mut Vault) -> (String, String) {
     (strip.expect("writing to a string does not fail"), footer.expect("writing to a string does not fail"))
 }
 
-/// The same for a message: only who writes.
-pub(super) fn after_message(vault: &mut Vault) -> String {
-    let signature = Signature { places: Places::new(vault) }.render();
+/// The same for a message: who writes, and with `leave` how to leave its topic.
+pub(super) fn after_message(leave: bool, vault: &mut Vault) -> String {
+    let signature = Signature { places: Places::new(vault), leave }.render();
     signature.expect("writing to a string does not fail")
 }
 

@@ -6,8 +6,9 @@ use minijinja::value::Serde;
 use sha2::{Digest, Sha256};
 
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
+use super::system::SystemText;
 use super::vault::Vault;
-use super::{ContentProblem, Lane, Mail, Part, Prepared, RenderError, context, plain_text, render};
+use super::{ContentProblem, Lane, LinkMaker, Mail, Part, Prepared, RenderError, context, plain_text, render};
 use crate::campaign::{Definition, DeliverySettings};
 use crate::clock::Time;
 use crate::config::{BodyKind, Config, MessageTemplate, Sender};
@@ -34,6 +35,14 @@ pub enum MessageDefinition {
         body: String,
         /// How the body is written.
         body_kind: BodyKind,
+        /// Who writes.
+        sender: Sender,
+        /// People subscribed to it: its foot says how to leave.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        welcome: bool,
+    },
+    /// One of the engine's own mails: `data` is its [`SystemText`].
+    System {
         /// Who writes.
         sender: Sender,
     },
@@ -63,13 +72,25 @@ impl MessageDefinition {
             body: template.body_source.text.clone(),
             body_kind: template.body_kind,
             sender: template.sender.clone().unwrap_or_else(|| config.sender.clone()),
+            welcome: false,
         }
+    }
+
+    /// The same template, sent to whoever has just subscribed.
+    pub fn of_welcome(config: &Config, template: &MessageTemplate) -> Self {
+        let mut definition = MessageDefinition::of_template(config, template);
+        if let MessageDefinition::Template { welcome, .. } = &mut definition {
+            *welcome = true;
+        }
+        definition
     }
 
     /// Who writes.
     pub fn sender(&self) -> &Sender {
         match self {
-            MessageDefinition::Template { sender, .. } | MessageDefinition::Inline { sender, .. } => sender,
+            MessageDefinition::Template { sender, .. }
+            | MessageDefinition::System { sender }
+            | MessageDefinition::Inline { sender, .. } => sender,
         }
     }
 
@@ -77,7 +98,7 @@ impl MessageDefinition {
     pub fn template(&self) -> Option<&str> {
         match self {
             MessageDefinition::Template { name, .. } => Some(name),
-            MessageDefinition::Inline { .. } => None,
+            MessageDefinition::System { .. } | MessageDefinition::Inline { .. } => None,
         }
     }
 
@@ -98,6 +119,8 @@ impl MessageDefinition {
 pub enum PreparedMessage {
     /// A compiled template.
     Template(Box<Prepared>),
+    /// Laid out anew for each.
+    System(Sender),
     /// The same for everybody.
     Inline(Mail),
 }
@@ -105,7 +128,7 @@ pub enum PreparedMessage {
 /// Prepares a message's content, or answers everything that is wrong with it.
 pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Result<PreparedMessage, Vec<ContentProblem>> {
     match definition {
-        MessageDefinition::Template { name, subject, preheader, layout, layout_text, body, body_kind, sender } => {
+        MessageDefinition::Template { name, subject, preheader, layout, layout_text, body, body_kind, sender, welcome } => {
             // Campaign, topic and tracking are what a message has not; the lane keeps templates from using them.
             let definition = Definition {
                 campaign: name.clone(),
@@ -123,8 +146,10 @@ pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Resul
                 track_clicks: false,
                 delivery: DeliverySettings::default(),
             };
-            Ok(PreparedMessage::Template(Box::new(prepare_for(Lane::Messages, &definition, schema)?)))
+            let lane = if *welcome { Lane::Welcomes } else { Lane::Messages };
+            Ok(PreparedMessage::Template(Box::new(prepare_for(lane, &definition, schema)?)))
         }
+        MessageDefinition::System { sender } => Ok(PreparedMessage::System(sender.clone())),
         MessageDefinition::Inline { subject, html, text, .. } => {
             inline(subject, html.as_deref(), text.as_deref()).map(PreparedMessage::Inline).map_err(|problem| vec![problem])
         }
@@ -132,13 +157,25 @@ pub fn prepare_message(definition: &MessageDefinition, schema: &Schema) -> Resul
 }
 
 impl PreparedMessage {
-    /// Writes it for one person. `data` is what a template sees under that name: a JSON object.
+    /// Writes it for one person. `data` is what a template sees under that name: a JSON object. `links`
+    /// are those of a mail that people subscribed to.
     ///
     /// # Errors
     /// A field of `data` that the template needs is not there, or the message became too long.
-    pub fn render(&self, contact: &Contact, data: &serde_json::Value, now: Time) -> Result<Mail, RenderError> {
+    pub fn render(
+        &self,
+        contact: &Contact,
+        data: &serde_json::Value,
+        links: Option<&dyn LinkMaker>,
+        now: Time,
+    ) -> Result<Mail, RenderError> {
         match self {
-            PreparedMessage::Template(prepared) => prepared.render_message(contact, Value::from(Serde(data)), now),
+            PreparedMessage::Template(prepared) => prepared.render_message(contact, Value::from(Serde(data)), links, now),
+            PreparedMessage::System(sender) => {
+                let text: SystemText = serde_json::from_value(data.clone())
+                    .map_err(|error| RenderError { part: Part::Body, message: format!("what it says cannot be read: {error}") })?;
+                Ok(text.write(sender, links))
+            }
             PreparedMessage::Inline(mail) => Ok(mail.clone()),
         }
     }

@@ -13,7 +13,6 @@
 //! - in Markdown, a paragraph that is only a bold link (`**[Order now](https://..)**`) is a button.
 
 mod check;
-pub mod confirmation;
 mod context;
 mod environment;
 mod frame;
@@ -25,6 +24,7 @@ mod plain_text;
 mod prepare;
 mod problem;
 mod render;
+pub mod system;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -45,6 +45,8 @@ pub(crate) enum Lane {
     Campaigns,
     /// Transactional messages.
     Messages,
+    /// Templates of messages, sent to whoever has just subscribed: they say how to leave.
+    Welcomes,
 }
 
 impl Lane {
@@ -52,7 +54,7 @@ impl Lane {
     fn layouts(self) -> &'static [&'static str] {
         match self {
             Lane::Campaigns => LAYOUTS,
-            Lane::Messages => &[MESSAGE_LAYOUT],
+            Lane::Messages | Lane::Welcomes => &[MESSAGE_LAYOUT],
         }
     }
 }
@@ -61,7 +63,7 @@ impl std::fmt::Display for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Lane::Campaigns => "campaigns",
-            Lane::Messages => "messages",
+            Lane::Messages | Lane::Welcomes => "messages",
         })
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn prepare_for(lane: Lane, definition: &Definition, schema: &Schema) 
 
 fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> Result<Prepared, Vec<ContentProblem>> {
     let mut environment = environment::sandbox();
-    if lane == Lane::Messages {
+    if lane != Lane::Campaigns {
         // What a caller may leave out of `data` is false in `{% if %}`; printing it is still a mistake.
         environment.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
     }
@@ -52,7 +52,7 @@ fn prepare_normalised(lane: Lane, definition: &Definition, schema: &Schema) -> R
         return Err(problems);
     }
     let mut vault = vault_for(definition);
-    let document = document(definition, &mut vault, &mut problems);
+    let document = document(lane, definition, &mut vault, &mut problems);
     let (Some(document), true) = (document, problems.is_empty()) else { return Err(problems) };
     markup::check_depth(Part::Body, &document.html).map_err(|problem| vec![problem])?;
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
@@ -87,9 +87,15 @@ impl Prepared {
         self.write(self.shared.root(recipient), recipient.links)
     }
 
-    /// Writes a message, which has `data` and no links of its own.
-    pub(super) fn render_message(&self, contact: &Contact, data: Value, now: Time) -> Result<Mail, RenderError> {
-        self.write(self.shared.message_root(contact, data, now), &NoLinks)
+    /// Writes a message, which has `data`, and links of its own only where people subscribed to it.
+    pub(super) fn render_message(
+        &self,
+        contact: &Contact,
+        data: Value,
+        links: Option<&dyn LinkMaker>,
+        now: Time,
+    ) -> Result<Mail, RenderError> {
+        self.write(self.shared.message_root(contact, data, links, now), links.unwrap_or(&NoLinks))
     }
 
     fn write(&self, mut root: Root, links: &dyn LinkMaker) -> Result<Mail, RenderError> {
@@ -241,7 +247,7 @@ struct Document {
     needs_frame: bool,
 }
 
-fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<ContentProblem>) -> Option<Document> {
+fn document(lane: Lane, definition: &Definition, vault: &mut Vault, problems: &mut Vec<ContentProblem>) -> Option<Document> {
     let source = &definition.body;
     let body = match definition.body_kind {
         BodyKind::Markdown => markdown::to_html(source, vault),
@@ -267,7 +273,7 @@ fn document(definition: &Definition, vault: &mut Vault, problems: &mut Vec<Conte
         None if definition.body_kind != BodyKind::Markdown && markup::is_document(&body) => {
             Some(Document { html: body, needs_frame: true })
         }
-        None => frame::layout(&definition.layout, &body, vault).map(|html| Document { html, needs_frame: false }),
+        None => frame::layout(&definition.layout, &body, lane == Lane::Welcomes, vault).map(|html| Document { html, needs_frame: false }),
     }
 }
 
@@ -330,7 +336,10 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
             start.push_str(&strip);
             end.push_str(&footer);
         }
-        (true, Lane::Messages) => end.push_str(&frame::after_message(vault)),
+        (true, Lane::Messages) => end.push_str(&frame::after_message(false, vault)),
+        (true, Lane::Welcomes) => end.push_str(&frame::after_message(true, vault)),
+        // A layout of one's own knows nothing of leaving: the same template may be a plain message.
+        (false, Lane::Welcomes) if definition.layout_text.is_some() => end.push_str(&frame::after_message(true, vault)),
         (false, _) => {}
     }
     if definition.track_opens {
@@ -343,7 +352,7 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
 fn check_result(lane: Lane, definition: &Definition, html: &str, vault: &Vault) -> Vec<ContentProblem> {
     let mut problems = Vec::new();
     let present: std::collections::BTreeSet<usize> = vault.indexes(html).into_iter().collect();
-    let can_leave = lane == Lane::Messages || definition.layout_text.is_none();
+    let can_leave = lane != Lane::Campaigns || definition.layout_text.is_none();
     if !can_leave && !present.iter().any(|index| check::uses(&vault.item(*index).source, "links", "unsubscribe")) {
         let hint = "add `<a href=\"{{ links.unsubscribe }}\">Unsubscribe</a>` to the layout";
         problems.push(ContentProblem::new(Part::Layout, None, "the mail has no unsubscribe link", hint));

@@ -79,20 +79,28 @@ impl Envelope {
         if let Some(reply_to) = &self.reply_to {
             headers.push(Header::mailbox("Reply-To", "", reply_to));
         }
+        headers.extend(list_headers(&definition.topic_name, &self.list_id, &self.unsubscribe_email, links));
         headers.extend([
-            Header::mailbox("List-Id", &definition.topic_name, &self.list_id),
-            Header::structured(
-                "List-Unsubscribe",
-                format!("<{}>,\r\n <mailto:{}?subject=unsubscribe%20{}>", links.one_click(), self.unsubscribe_email, links.mail_token()),
-            ),
-            Header::structured("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
-            Header::structured("List-Post", "NO".to_owned()),
-            Header::structured("List-Help", format!("<{}>", links.preferences())),
             Header::structured("Feedback-ID", self.feedback_id.clone()),
             Header::structured("X-Optin-Delivery", format!("{:x}", links.delivery_id)),
         ]);
         alternative(&headers, links.delivery_id as u64, &mail.text, &mail.html)
     }
+}
+
+/// The headers of mail that people subscribed to: which list it is of (RFC 2919), and how to leave it by one
+/// click (RFC 8058) or by mail (RFC 2369).
+pub(super) fn list_headers(topic_name: &str, list_id: &str, unsubscribe_email: &str, links: &DeliveryLinks<'_>) -> [Header; 5] {
+    [
+        Header::mailbox("List-Id", topic_name, list_id),
+        Header::structured(
+            "List-Unsubscribe",
+            format!("<{}>,\r\n <mailto:{unsubscribe_email}?subject=unsubscribe%20{}>", links.one_click(), links.mail_token()),
+        ),
+        Header::structured("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".to_owned()),
+        Header::structured("List-Post", "NO".to_owned()),
+        Header::structured("List-Help", format!("<{}>", links.preferences())),
+    ]
 }
 
 /// Google's SenderId: 5 to 15 characters, the same for all mail of a sender.

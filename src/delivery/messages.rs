@@ -1,14 +1,17 @@
-//! Transactional messages: a receipt, a password, whatever one person waits for. A message is one
+//! Messages to one person. Transactional ones: a receipt, a password, whatever one person waits for. A message is one
 //! delivery with `transactional` set and the message's id as its run, so claims, the journal, leases
 //! and retries serve it like any other; the row in `message` says what it is written from.
 //!
-//! A message needs no subscription, but its address must not be suppressed
+//! The engine's own mails (see [`SystemMail`]) take the same way; [`Kind`] says which permission each needs.
+//!
+//! A transactional message needs no subscription, but its address must not be suppressed
 //! ([`crate::consent::Permit::take_for_messages`]). It has no unsubscribe link and counts no opens
 //! and clicks.
 
 mod accept;
 mod compose;
 mod sql;
+mod system;
 
 use serde_json::{Map, Value};
 
@@ -21,6 +24,7 @@ pub use accept::Intake;
 pub use compose::{Composed, Composer};
 pub use sql::Message;
 pub(super) use sql::keep_definition;
+pub use system::{SystemContent, SystemMail};
 
 /// How long an idempotency key is kept at least, in milliseconds: clients that repeat a request do so
 /// within minutes, and those with a queue within the day. Rows are kept longer.
@@ -41,6 +45,59 @@ pub const MAX_LOCALE_BYTES: usize = 64;
 pub const DEFAULT_EXPIRES_HOURS: u32 = 72;
 /// How far ahead `at` may lie, in milliseconds: 30 days. A schedule for longer belongs to the caller.
 pub const MAX_AHEAD_MS: i64 = 30 * DAY;
+
+/// What a message is for, which decides what permission it needs and whether others go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Asked for by an application: a receipt, a password.
+    Transactional,
+    /// The question of double opt-in.
+    Confirmation,
+    /// The same again, once.
+    Reminder,
+    /// To whoever has just subscribed to a topic.
+    Welcome,
+    /// A topic's mails, collected into one.
+    Digest,
+    /// About the person's own data or choices, asked for by them.
+    Notice,
+}
+
+impl Kind {
+    const ALL: [Kind; 6] = [Kind::Transactional, Kind::Confirmation, Kind::Reminder, Kind::Welcome, Kind::Digest, Kind::Notice];
+
+    /// As stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Transactional => "transactional",
+            Kind::Confirmation => "confirmation",
+            Kind::Reminder => "reminder",
+            Kind::Welcome => "welcome",
+            Kind::Digest => "digest",
+            Kind::Notice => "notice",
+        }
+    }
+
+    /// Reads a stored kind.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        Kind::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    /// People subscribed to it: it needs their permission for its topic, and says how to leave.
+    pub fn is_subscribed(self) -> bool {
+        matches!(self, Kind::Welcome | Kind::Digest)
+    }
+
+    /// A question of double opt-in.
+    pub fn asks(self) -> bool {
+        matches!(self, Kind::Confirmation | Kind::Reminder)
+    }
+
+    /// Nobody sits and waits for it: what somebody waits for goes first.
+    pub fn is_patient(self) -> bool {
+        !matches!(self, Kind::Transactional | Kind::Notice)
+    }
+}
 
 /// What a message is written from.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,6 +192,8 @@ pub struct Status {
     pub client: String,
     /// The address, unless the contact was erased.
     pub to: Option<String>,
+    /// What it is for.
+    pub kind: Kind,
     /// The template, unless the caller wrote it.
     pub template: Option<String>,
     /// Where its delivery is.
@@ -177,6 +236,7 @@ impl Status {
             "attempts": self.attempts,
             "reply": self.reply,
             "to": self.to,
+            "kind": self.kind.as_str(),
             "template": self.template,
             "client": self.client,
             "created_at": self.created_at.to_string(),
@@ -201,4 +261,10 @@ pub async fn latest(db: &mut impl Connection, contact_id: Option<i64>, limit: i6
 /// messages: `run_id` of their deliveries.
 pub async fn load(tx: &mut Tx, ids: &[i64]) -> Result<std::collections::HashMap<i64, Message>, DbError> {
     sql::load(tx, ids).await
+}
+
+/// How many mails that let others go first wait to be sent now, counted up to `limit`: whoever makes more of
+/// them looks here first, so that no queue grows with a list.
+pub async fn patient_waiting(db: &mut impl Connection, limit: i64, now: Time) -> Result<i64, DbError> {
+    super::sql::messages_due(db, true, limit, now).await
 }

@@ -11,7 +11,6 @@ pub mod mime;
 pub mod mx;
 pub mod ops;
 pub mod provider;
-pub mod question;
 pub mod smtp;
 pub mod sql;
 pub mod state;

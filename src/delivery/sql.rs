@@ -103,12 +103,19 @@ pub(super) async fn claim(
     rows.iter().map(|row| Ok(ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? })).collect()
 }
 
-/// Claims transactional messages that are due: each with its message's id and its mailbox provider.
-pub(super) async fn claim_messages(tx: &mut Tx, worker: i64, limit: i64, now: Time) -> Result<Vec<(ClaimedRow, i64, String)>, DbError> {
+/// Claims messages that are due: each with its message's id and its mailbox provider. `patient`: those that
+/// let others go first.
+pub(super) async fn claim_messages(
+    tx: &mut Tx,
+    worker: i64,
+    patient: bool,
+    limit: i64,
+    now: Time,
+) -> Result<Vec<(ClaimedRow, i64, String)>, DbError> {
     let sql = format!(
         "WITH picked AS (
            SELECT id FROM delivery
-           WHERE transactional AND state IN ('due', 'deferred') AND due_at <= $2
+           WHERE transactional AND patient = $4 AND state IN ('due', 'deferred') AND due_at <= $2
            ORDER BY due_at, id
            LIMIT $3
            {}
@@ -119,7 +126,7 @@ pub(super) async fn claim_messages(tx: &mut Tx, worker: i64, limit: i64, now: Ti
          RETURNING delivery.id, delivery.contact_id, delivery.attempts, delivery.run_id, delivery.provider",
         tx.dialect().skip_locked()
     );
-    let rows = tx.fetch_all(&sql, args![worker, now, limit]).await?;
+    let rows = tx.fetch_all(&sql, args![worker, now, limit, patient]).await?;
     rows.iter()
         .map(|row| {
             let claimed = ClaimedRow { id: row.get(0)?, contact_id: row.get(1)?, attempt: row.get(2)? };
@@ -128,17 +135,17 @@ pub(super) async fn claim_messages(tx: &mut Tx, worker: i64, limit: i64, now: Ti
         .collect()
 }
 
-/// How many transactional messages are due, counted up to `limit`.
-pub(super) async fn messages_due(db: &mut impl Connection, limit: i64, now: Time) -> Result<i64, DbError> {
+/// How many messages are due, counted up to `limit`; `patient`: of those that let others go first.
+pub(super) async fn messages_due(db: &mut impl Connection, patient: bool, limit: i64, now: Time) -> Result<i64, DbError> {
     let rows = db
         .rows(
             "SELECT COUNT(*) FROM (
                SELECT id FROM delivery
-               WHERE transactional AND state IN ('due', 'deferred') AND due_at <= $1
+               WHERE transactional AND patient = $3 AND state IN ('due', 'deferred') AND due_at <= $1
                ORDER BY due_at, id
                LIMIT $2
              ) AS few",
-            args![now, limit],
+            args![now, limit, patient],
         )
         .await?;
     rows.first().map_or(Ok(0), |row| row.get(0))

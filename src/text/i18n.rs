@@ -372,6 +372,27 @@ words! {
     home_text,
     not_found_title,
     not_found_text,
+    // The engine's own mails
+    confirm_text_many,
+    confirmed_text_many,
+    mail_button_fallback,
+    confirm_mail_subject,
+    confirm_mail_subject_many,
+    confirm_mail_text,
+    confirm_mail_text_many,
+    confirm_mail_otherwise,
+    remind_mail_subject,
+    remind_mail_subject_many,
+    remind_mail_text,
+    remind_mail_text_many,
+    remind_mail_last,
+    digest_subject_one,
+    digest_subject,
+    digest_daily,
+    digest_weekly,
+    digest_monthly,
+    digest_more,
+    digest_each,
     // Fields of a profile
     field_optional,
     field_choose,
@@ -407,6 +428,7 @@ words! {
     rights_mail_erase_subject,
     rights_mail_erase_text,
     rights_mail_button,
+    rights_mail_fallback,
     rights_mail_ignore,
     rights_doc_title,
     rights_doc_intro,
@@ -569,7 +591,8 @@ mod tests {
     #[test]
     fn languages_written_from_right_to_left_are_known_by_script_or_language() {
         let languages = Languages::built_in();
-        let whole: String = languages.english().texts().iter().map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str()))).collect();
+        let whole: String =
+            languages.english().texts().iter().map(|(key, text)| format!("{key} = {}\n", toml::Value::from(text.as_str()))).collect();
         let languages = own(&[("ar", &whole), ("he-IL", &whole), ("uz-Arab", &whole), ("ar-Latn", &whole)]).expect("whole");
         let found: Vec<&str> = languages.all().filter(|lang| lang.right_to_left()).map(Lang::tag).collect();
         assert_eq!(found, ["ar", "he-IL", "uz-Arab"]);

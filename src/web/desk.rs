@@ -3,17 +3,15 @@
 use std::sync::Arc;
 
 use crate::clock::Time;
-use crate::contact::{self, Address, Contact};
-use crate::delivery::messages::{Content, NewMessage};
+use crate::contact::{self, Contact};
+use crate::content::system::{Button, SystemText};
+use crate::delivery::messages::{Kind as MessageKind, SystemContent, SystemMail};
 use crate::instance::Instance;
 use crate::rights::erase::{self, Erasure};
 use crate::rights::register::{self, Request};
-use crate::rights::request::{self, LINK_MS, Link, SOURCE, Standing};
+use crate::rights::request::{self, Link, SOURCE, Standing};
 use crate::rights::{Kind, State, access, page};
 use crate::text::i18n::Lang;
-
-/// The client under which our own mails stand among messages.
-const CLIENT: &str = "optin:rights";
 
 /// See the module.
 pub struct Desk {
@@ -31,56 +29,48 @@ impl Desk {
         self.instance.config.rights.automatic
     }
 
-    /// Enters a demand and mails its link to the address, unless one went out lately.
+    /// Enters a demand together with the mail of its link, unless one went out lately.
     pub(super) async fn ask(&self, contact: &Contact, kind: Kind, lang: Lang, now: Time) -> anyhow::Result<()> {
         let Instance { db, keys, entropy, config, .. } = &*self.instance;
         let mut tx = db.begin().await?;
-        let link = request::ask(&mut tx, keys, entropy, contact, kind, config.rights.days, now).await?;
+        let Some(link) = request::ask(&mut tx, keys, entropy, contact, kind, config.rights.days, now).await? else {
+            return Ok(tx.rollback().await?);
+        };
+        let text = self.text(kind, lang, &link);
+        let key = format!("rights {}", link.request_id);
+        let mail = SystemMail {
+            kind: MessageKind::Notice,
+            contact,
+            topic_id: None,
+            key: &key,
+            content: SystemContent::Text(&text),
+            expires_at: link.expires,
+        };
+        let intake = self.instance.message_intake();
+        intake.enqueue_system(&mut tx, &mail, now).await?;
         tx.commit().await?;
-        let Some(link) = link else { return Ok(()) };
-        if let Err(error) = self.mail(contact, kind, lang, &link, now).await {
-            // Nothing was promised yet: whoever asks again is heard.
-            let mut tx = db.begin().await?;
-            register::close(&mut tx, link.request_id, State::Lapsed, None, now).await?;
-            tx.commit().await?;
-            return Err(error);
-        }
+        intake.wake();
         Ok(())
     }
 
-    async fn mail(&self, contact: &Contact, kind: Kind, lang: Lang, link: &Link, now: Time) -> anyhow::Result<()> {
+    /// What the mail says.
+    fn text(&self, kind: Kind, lang: Lang, link: &Link) -> SystemText {
         let words = lang.words();
         let (subject, text) = match kind {
             Kind::Erasure => (words.rights_mail_erase_subject, words.rights_mail_erase_text),
             _ => (words.rights_mail_export_subject, words.rights_mail_export_text),
         };
         let address = format!("{}/r/{}?lang={}", self.instance.config.site.url.value, link.token(&self.instance.keys), lang.tag());
-        // The address holds no character that HTML knows, and the words are ours.
-        let html = format!(
-            "<!doctype html><html lang=\"{tag}\"><head><meta charset=\"utf-8\"><title>{subject}</title></head>\
-             <body style=\"font:16px/1.6 system-ui,sans-serif;max-width:34em;margin:0 auto;padding:24px\">\
-             <h1 style=\"font-size:22px\">{subject}</h1><p>{text}</p>\
-             <p><a href=\"{address}\" style=\"display:inline-block;padding:12px 20px;border-radius:10px;background:#1f6b4a;color:#ffffff;font-weight:600;text-decoration:none\">{button}</a></p>\
-             <p style=\"word-break:break-all\">{address}</p><p>{ignore}</p></body></html>",
-            tag = lang.tag(),
-            button = words.rights_mail_button,
-            ignore = words.rights_mail_ignore,
-        );
-        let new = NewMessage {
-            client: CLIENT.to_owned(),
-            idempotency_key: Some(link.request_id.to_string()),
-            to: Address::parse(&contact.email).map_err(|error| anyhow::anyhow!("contact {}: {error}", contact.id))?,
-            content: Content::Inline {
-                subject: subject.to_owned(),
-                html: Some(html),
-                text: Some(format!("{text}\n\n{address}\n\n{}\n", words.rights_mail_ignore)),
-            },
-            locale: Some(lang.tag().to_owned()),
-            expires_hours: u32::try_from(LINK_MS / crate::clock::HOUR).ok(),
-            at: None,
-        };
-        self.instance.message_intake().accept(&new, now).await?;
-        Ok(())
+        SystemText {
+            lang: lang.tag().to_owned(),
+            subject: subject.to_owned(),
+            heading: subject.to_owned(),
+            paragraphs: vec![text.to_owned()],
+            button: Some(Button { label: words.rights_mail_button.to_owned(), link: address }),
+            after: vec![words.rights_mail_ignore.to_owned()],
+            fallback: words.rights_mail_fallback.to_owned(),
+            ..SystemText::default()
+        }
     }
 
     /// What a link leads to.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{RunError, confirm, lease, rest, retention, schedules, send};
+use super::{RunError, lease, questions, rest, retention, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::suppression;
 use crate::delivery::mx::{self, Learner, Resolver};
@@ -52,7 +52,7 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
         if let Some(held) = held {
             let recovered = send::recover(&instance).await;
             let fired = schedules::fire(&instance, held, first).await;
-            let asked = confirm::send_due(&instance).await;
+            let asked = questions::ask(&instance).await;
             let expired = suppression::expire(&instance.db, now).await.map(drop).map_err(RunError::from);
             let mut forgotten = Ok(());
             if forgotten_at.is_none_or(|at| now.since(at) > FORGET_EVERY_MS) {

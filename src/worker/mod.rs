@@ -2,11 +2,11 @@
 //! it committed, so any of them can stop anywhere and be run again.
 
 mod audience;
-mod confirm;
 mod house;
 mod lease;
 mod process;
 mod retention;
+mod questions;
 mod runs;
 mod schedules;
 mod send;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::campaign::ops::CommandError;
+use crate::clock::Time;
+use crate::contact::Contact;
 use crate::db::DbError;
 use crate::instance::Instance;
 
@@ -73,4 +75,10 @@ async fn rest(stop: &mut watch::Receiver<bool>) {
         () = tokio::time::sleep(TICK) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
+}
+
+/// A moment's day where the person lives (UTC where that is not known), as ISO 8601.
+fn local_day(person: &Contact, at: Time) -> String {
+    let zone = person.timezone.as_deref().and_then(|name| jiff::tz::TimeZone::get(name).ok()).unwrap_or(jiff::tz::TimeZone::UTC);
+    at.timestamp().to_zoned(zone).date().to_string()
 }

@@ -285,7 +285,7 @@ on_each_database! {
         let contact = by_email_key(&mut tx, &Schema::default(), "mei@tea.example").await.unwrap().unwrap();
         let composer = Composer::new(Schema::default());
         let now = Time::parse("2026-12-01T09:00:00Z").unwrap();
-        let compose = |id: i64, at: Time| composer.compose(&found[&id], &contact, found[&id].delivery_id, at).unwrap();
+        let compose = |id: i64, at: Time| composer.compose(&found[&id], &contact, found[&id].delivery_id, None, at).unwrap();
         let mail = compose(id(&sent), now);
         assert_eq!((mail.to.as_str(), mail.return_path.as_str()), ("mei@tea.example", "letters@tea.example"));
         let raw = String::from_utf8(mail.bytes.clone()).unwrap();
@@ -389,7 +389,7 @@ fn the_example_reads_well_in_both_languages() {
         let composer = Composer::new(schema);
         let mut out = String::new();
         for id in ids {
-            let mail = composer.compose(&found[&id], &contact, 1, Time::from_millis(0)).unwrap();
+            let mail = composer.compose(&found[&id], &contact, 1, None, Time::from_millis(0)).unwrap();
             let parsed = mail_parser::MessageParser::default().parse(&mail.bytes).unwrap();
             let html = parsed.body_html(0).unwrap().into_owned();
             let lang = html.split("lang=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();

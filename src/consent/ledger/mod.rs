@@ -54,7 +54,8 @@ pub async fn append(tx: &mut Tx, events: &[NewEvent], now: Time) -> Result<Vec<C
     let loses = folded.loses;
     folded.write(tx).await?;
     sql::move_head(tx, seq, hash).await?;
-    if loses {
+    // A withdrawal also takes an open question back, where no standing changes.
+    if loses || events.iter().any(|event| matches!(event.action, Action::Withdrawn | Action::Objected | Action::Erased)) {
         sql::move_epoch(tx).await?;
     }
     Ok(changes)

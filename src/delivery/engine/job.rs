@@ -59,7 +59,15 @@ impl Job {
                 Ok(Mail { from: context.envelope.return_path().to_owned(), to, bytes })
             }
             What::Message(message) => {
-                let mut composed = sender.composer.compose(message, &self.contact, self.id, now)?;
+                let links = message.topic_id.filter(|_| message.kind.is_subscribed()).map(|topic_id| DeliveryLinks {
+                    keys: &sender.keys,
+                    site: &sender.site,
+                    delivery_id: self.id,
+                    contact_id: self.contact.id,
+                    topic_id,
+                    track_opens: false,
+                });
+                let mut composed = sender.composer.compose(message, &self.contact, self.id, links.as_ref(), now)?;
                 sign(sender, sender_domain(message), &mut composed.bytes, now)?;
                 Ok(Mail { from: composed.return_path, to: composed.to, bytes: composed.bytes })
             }

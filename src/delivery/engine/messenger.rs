@@ -1,4 +1,5 @@
-//! The lane of transactional messages: its own claims, its own sessions. A campaign in full swing
+//! The lane of messages: its own claims, its own sessions. What somebody waits for goes before the engine's
+//! own mails, which take what room is left. A campaign in full swing
 //! does not delay it, and limits do not hold it back: what it sends counts against them, so that
 //! campaigns make room.
 
@@ -12,9 +13,9 @@ use super::claim::{Refused, record_refused};
 use super::job::{Job, Ticket, What, sender_domain};
 use super::lane::Lane;
 use crate::clock::Time;
-use crate::consent::Permit;
+use crate::consent::{Permit, Refusal};
 use crate::contact::Contact;
-use crate::db::DbError;
+use crate::db::{DbError, Tx};
 use crate::delivery::journal::skipped;
 use crate::delivery::messages::{self, Message};
 use crate::delivery::sql;
@@ -28,6 +29,9 @@ const REST: Duration = Duration::from_millis(500);
 const CLAIM_BATCH: i64 = 100;
 /// Messages waiting for a session, for each session.
 const QUEUE_PER_SESSION: usize = 8;
+
+/// The same for those that let others go first: what somebody waits for never stands behind more than these.
+const PATIENT_PER_SESSION: usize = 2;
 
 /// Feeds the lane until the engine ends.
 pub(super) async fn feed(shared: Arc<Shared>) {
@@ -64,16 +68,21 @@ async fn round(shared: &Arc<Shared>) -> Result<bool, DbError> {
     if shared.strays.load(Ordering::Acquire) {
         return Ok(false);
     }
-    let due = sql::messages_due(&mut shared.sender.db.clone(), CLAIM_BATCH, now).await?;
+    let db = &mut shared.sender.db.clone();
+    let urgent = sql::messages_due(db, false, CLAIM_BATCH, now).await?;
+    let patient = if urgent < CLAIM_BATCH { sql::messages_due(db, true, CLAIM_BATCH, now).await? } else { 0 };
+    let due = urgent + patient;
     if due == 0 {
         return Ok(false);
     }
     let lanes = usable(shared, due as usize);
-    let room: usize = lanes.iter().map(|lane| (lane.most * QUEUE_PER_SESSION).saturating_sub(lane.pool.load().0)).sum();
-    if room == 0 {
+    let room = |each: usize| -> i64 { lanes.iter().map(|lane| (lane.most * each).saturating_sub(lane.pool.load().0) as i64).sum() };
+    let urgent = urgent.min(room(QUEUE_PER_SESSION));
+    let wish = Wish { urgent, patient: patient.min(room(PATIENT_PER_SESSION) - urgent).max(0) };
+    if wish.urgent + wish.patient == 0 {
         return Ok(false);
     }
-    let Some((jobs, refused)) = claim(shared, &lanes, CLAIM_BATCH.min(room as i64), now).await? else {
+    let Some((jobs, refused)) = claim(shared, &lanes, wish, now).await? else {
         shared.fence();
         return Ok(false);
     };
@@ -121,17 +130,25 @@ fn choose(lanes: &[Arc<Lane>], message: &Message) -> Option<Arc<Lane>> {
     Some(chosen)
 }
 
+/// How many messages there is room for.
+#[derive(Clone, Copy)]
+struct Wish {
+    urgent: i64,
+    patient: i64,
+}
+
 type Batch = (Vec<(Arc<Lane>, Job)>, Vec<Refused>);
 
 /// One transaction: claims messages with their permits. `None` when this worker was declared dead.
-async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> Result<Option<Batch>, DbError> {
+async fn claim(shared: &Shared, lanes: &[Arc<Lane>], wish: Wish, now: Time) -> Result<Option<Batch>, DbError> {
     let sender = &shared.sender;
     let mut tx = sender.db.begin().await?;
     if !sql::holds_place(&mut tx, shared.worker).await? {
         tx.rollback().await?;
         return Ok(None);
     }
-    let rows = sql::claim_messages(&mut tx, shared.worker, limit, now).await?;
+    let mut rows = sql::claim_messages(&mut tx, shared.worker, false, wish.urgent, now).await?;
+    rows.extend(sql::claim_messages(&mut tx, shared.worker, true, wish.patient, now).await?);
     if rows.is_empty() {
         tx.rollback().await?;
         return Ok(Some((Vec::new(), Vec::new())));
@@ -141,9 +158,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
     let people: Vec<i64> = rows.iter().map(|(row, _, _)| row.contact_id).collect();
     let contacts: HashMap<i64, Contact> =
         crate::contact::sql::by_ids(&mut tx, &sender.schema, &people).await?.into_iter().map(|contact| (contact.id, contact)).collect();
-    let permits = Permit::take_for_messages(&mut tx, &people).await?;
-    let permits: HashMap<i64, Result<Arc<Permit>, _>> =
-        permits.into_iter().map(|(contact_id, permit)| (contact_id, permit.map(Arc::new))).collect();
+    let permits = take_permits(&mut tx, &found).await?;
     let mut chosen: HashMap<i64, Arc<Lane>> = HashMap::new();
     let mut counts: BTreeMap<(String, Arc<str>), u64> = BTreeMap::new();
     for (_, message_id, provider) in &rows {
@@ -162,7 +177,7 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
         let provider: Arc<str> = provider.into();
         let no = |reason: &str, detail: Option<String>| skipped(row.id, row.attempt, reason, detail, now);
         let lane = chosen.remove(&message_id);
-        let outcome = match (found.remove(&message_id).zip(lane), permits.get(&row.contact_id), contacts.get(&row.contact_id)) {
+        let outcome = match (found.remove(&message_id).zip(lane), permits.get(&message_id), contacts.get(&row.contact_id)) {
             (Some((message, _)), _, _) if message.expires_at <= now => {
                 Outcome { state: State::Failed, ..no("expired", Some(format!("not sent before {}", message.expires_at))) }
             }
@@ -189,4 +204,29 @@ async fn claim(shared: &Shared, lanes: &[Arc<Lane>], limit: i64, now: Time) -> R
         refused.push(Refused { provider, outcome, ticket });
     }
     Ok(Some((jobs, refused)))
+}
+
+/// The permits of messages, by message: each as its kind needs it.
+async fn take_permits(tx: &mut Tx, found: &HashMap<i64, Message>) -> Result<HashMap<i64, Result<Arc<Permit>, Refusal>>, DbError> {
+    let mut out = HashMap::with_capacity(found.len());
+    let mut groups: BTreeMap<Option<i64>, Vec<&Message>> = BTreeMap::new();
+    for message in found.values() {
+        if message.kind.asks() {
+            let permit = Permit::take_for_question(tx, message.id, message.contact_id).await?;
+            out.insert(message.id, permit.map(Arc::new));
+        } else {
+            groups.entry(message.topic_id.filter(|_| message.kind.is_subscribed())).or_default().push(message);
+        }
+    }
+    for (topic_id, messages) in groups {
+        let people: Vec<i64> = messages.iter().map(|message| message.contact_id).collect();
+        let taken = match topic_id {
+            Some(topic_id) => Permit::take(tx, topic_id, &people).await?,
+            None => Permit::take_for_messages(tx, &people).await?,
+        };
+        let taken: HashMap<i64, Result<Arc<Permit>, Refusal>> =
+            taken.into_iter().map(|(contact_id, permit)| (contact_id, permit.map(Arc::new))).collect();
+        out.extend(messages.iter().filter_map(|message| Some((message.id, taken.get(&message.contact_id)?.clone()))));
+    }
+    Ok(out)
 }

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::sql::NewRow;
 use super::{
-    Accepted, Composer, Content, DEFAULT_EXPIRES_HOURS, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES, MAX_LOCALE_BYTES,
-    MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
+    Accepted, Composer, Content, DEFAULT_EXPIRES_HOURS, Kind, MAX_AHEAD_MS, MAX_DATA_BYTES, MAX_HTML_BYTES, MAX_KEY_BYTES,
+    MAX_LOCALE_BYTES, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewMessage, NotAccepted, sql,
 };
 use crate::clock::{HOUR, Time};
 use crate::config::Config;
@@ -30,12 +30,12 @@ use crate::entropy::Entropy;
 #[derive(Clone)]
 pub struct Intake {
     db: Db,
-    entropy: Entropy,
+    pub(super) entropy: Entropy,
     schema: Schema,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     composer: Composer,
     digests: Digests,
-    providers: Arc<Providers>,
+    pub(super) providers: Arc<Providers>,
     accepted: Arc<Notify>,
 }
 
@@ -81,7 +81,7 @@ impl Intake {
         let hash = definition.hash();
         let known = contact::sql::by_email_key(&mut self.db.clone(), &self.schema, new.to.key()).await?;
         let contact = known.clone().unwrap_or_else(|| stranger(&new.to));
-        self.composer.render(&hash, &definition, &data, &contact, new.locale.as_deref(), now).map_err(NotAccepted::Render)?;
+        self.composer.render(&hash, &definition, &data, &contact, new.locale.as_deref(), None, now).map_err(NotAccepted::Render)?;
         let due_at = new.at.unwrap_or(now).max(now);
         let hours = new.expires_hours.or(expires_hours).unwrap_or(DEFAULT_EXPIRES_HOURS);
         let data = data.to_string();
@@ -94,6 +94,8 @@ impl Intake {
             id: self.entropy.id(now),
             delivery_id: self.entropy.id(now),
             contact_id,
+            kind: Kind::Transactional,
+            topic_id: None,
             client: &new.client,
             idempotency_key: key,
             request_digest: &digest,
@@ -117,8 +119,14 @@ impl Intake {
         let provider = self.providers.of(new.to.domain());
         sql::enqueue(&mut tx, &row, provider, skipped, due_at).await?;
         tx.commit().await?;
-        self.accepted.notify_one();
+        self.wake();
         Ok(Accepted { id: row.id, created: true })
+    }
+
+    /// Tells the sender in this process that a message was committed, so that it need not wait for its next
+    /// look.
+    pub fn wake(&self) {
+        self.accepted.notify_one();
     }
 
     /// What it is written from, what that sees as `data`, and the template's own expiry.

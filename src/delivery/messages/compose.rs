@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Message;
+use super::{Kind, Message};
 use crate::clock::Time;
 use crate::contact::{Address, Contact, Schema};
-use crate::content::Mail;
 use crate::content::message::{MessageDefinition, PreparedMessage, prepare_message};
-use crate::delivery::message::sender_id;
+use crate::content::{LinkMaker, Mail};
+use crate::delivery::links::DeliveryLinks;
+use crate::delivery::message::{list_headers, sender_id};
 use crate::delivery::mime::{Header, alternative, date, only_text};
 
 /// Prepared templates kept: one costs some milliseconds to make and some 100 KB to keep. Only
@@ -40,7 +41,7 @@ impl Composer {
     }
 
     /// The rendered text of a message. `hash` is the definition's; `locale` takes the place of the
-    /// contact's own.
+    /// contact's own; `links` are those of a mail that people subscribed to.
     ///
     /// # Errors
     /// What is wrong with the template, or with it and `data` together.
@@ -51,23 +52,34 @@ impl Composer {
         data: &serde_json::Value,
         contact: &Contact,
         locale: Option<&str>,
+        links: Option<&dyn LinkMaker>,
         now: Time,
     ) -> Result<Mail, String> {
         let prepared = self.prepared(hash, definition)?;
         let rendered = match locale {
-            Some(locale) => prepared.render(&Contact { locale: Some(locale.to_owned()), ..contact.clone() }, data, now),
-            None => prepared.render(contact, data, now),
+            Some(locale) => prepared.render(&Contact { locale: Some(locale.to_owned()), ..contact.clone() }, data, links, now),
+            None => prepared.render(contact, data, links, now),
         };
         rendered.map_err(|error| error.to_string())
     }
 
-    /// All of a message, ready to be handed over. The Message-ID is the same for every attempt.
+    /// All of a message, ready to be handed over. The Message-ID is the same for every attempt. `links` are
+    /// those of a mail that people subscribed to, which says in its headers how to leave.
     ///
     /// # Errors
     /// Why it cannot be written, which another attempt would not change.
-    pub fn compose(&self, message: &Message, contact: &Contact, delivery_id: i64, now: Time) -> Result<Composed, String> {
+    pub fn compose(
+        &self,
+        message: &Message,
+        contact: &Contact,
+        delivery_id: i64,
+        links: Option<&DeliveryLinks<'_>>,
+        now: Time,
+    ) -> Result<Composed, String> {
         let to = Address::parse(&contact.email).map_err(|error| error.to_string())?;
-        let mail = self.render(&message.definition_hash, &message.definition, &message.data, contact, message.locale.as_deref(), now)?;
+        let (definition, locale) = (&message.definition, message.locale.as_deref());
+        let maker = links.map(|links| links as &dyn LinkMaker);
+        let mail = self.render(&message.definition_hash, definition, &message.data, contact, locale, maker, now)?;
         let sender = message.definition.sender();
         let domain = sender.email.rsplit_once('@').map_or("localhost", |(_, domain)| domain).to_ascii_lowercase();
         let mut headers = vec![
@@ -80,12 +92,17 @@ impl Composer {
         if let Some(reply_to) = &sender.reply_to {
             headers.push(Header::mailbox("Reply-To", "", reply_to));
         }
+        if let Some(links) = links {
+            let said = |key: &str| message.data.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+            let reply_to = sender.reply_to.as_deref().unwrap_or(&sender.email);
+            headers.extend(list_headers(said("topic"), &format!("{}.{domain}", said("list")), reply_to, links));
+        }
         headers.extend([
             // RFC 3834 section 5.1: nobody's holiday notice answers it.
             Header::structured("Auto-Submitted", "auto-generated".to_owned()),
             Header::structured(
                 "Feedback-ID",
-                format!("m-{}:message:optin:{}", message.definition.template().unwrap_or("inline"), sender_id(&domain)),
+                format!("m-{}:{}:optin:{}", definition.template().unwrap_or("inline"), feedback(message.kind), sender_id(&domain)),
             ),
             Header::structured("X-Optin-Delivery", format!("{delivery_id:x}")),
         ]);
@@ -104,7 +121,7 @@ impl Composer {
         let prepared = prepare_message(definition, &self.schema)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let prepared = Arc::new(prepared);
-        if definition.template().is_some() {
+        if !matches!(definition, MessageDefinition::Inline { .. }) {
             let mut kept = kept();
             if kept.len() >= KEPT {
                 kept.clear();
@@ -113,4 +130,9 @@ impl Composer {
         }
         Ok(prepared)
     }
+}
+
+/// The part of `Feedback-ID` that says what kind of mail it was.
+fn feedback(kind: Kind) -> &'static str {
+    if kind == Kind::Transactional { "message" } else { kind.as_str() }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Status;
+use super::{Kind, Status};
 use crate::args;
 use crate::clock::Time;
 use crate::content::message::MessageDefinition;
@@ -19,6 +19,10 @@ pub struct Message {
     pub delivery_id: i64,
     /// For whom.
     pub contact_id: i64,
+    /// What it is for.
+    pub kind: Kind,
+    /// The topic whose permission it needs.
+    pub topic_id: Option<i64>,
     /// The language it is written in, where it is not the contact's.
     pub locale: Option<String>,
     /// What its template sees as `data`.
@@ -36,6 +40,8 @@ pub(super) struct NewRow<'a> {
     pub id: i64,
     pub delivery_id: i64,
     pub contact_id: i64,
+    pub kind: Kind,
+    pub topic_id: Option<i64>,
     pub client: &'a str,
     pub idempotency_key: Option<&'a str>,
     pub request_digest: &'a str,
@@ -59,8 +65,8 @@ pub(super) async fn insert(tx: &mut Tx, row: &NewRow<'_>) -> Result<bool, DbErro
         .execute(
             "INSERT INTO message
                (id, delivery_id, contact_id, client, idempotency_key, request_digest, template, definition_hash, data, locale, created_at,
-                expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                expires_at, kind, topic_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
              ON CONFLICT (client, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING",
             args![
                 row.id,
@@ -74,7 +80,9 @@ pub(super) async fn insert(tx: &mut Tx, row: &NewRow<'_>) -> Result<bool, DbErro
                 row.data,
                 row.locale,
                 row.created_at,
-                row.expires_at
+                row.expires_at,
+                row.kind.as_str(),
+                row.topic_id
             ],
         )
         .await?;
@@ -98,9 +106,20 @@ pub(super) async fn enqueue(
     let state = if skipped.is_some() { State::Skipped } else { State::Due };
     let (reason, reply) = skipped.unzip();
     tx.execute_one(
-        "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, reason, reply, changed_at, provider, transactional)
-         VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, TRUE)",
-        args![row.delivery_id, row.id, row.contact_id, state.as_str(), due_at, reason, reply, row.created_at, provider],
+        "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, reason, reply, changed_at, provider, transactional, patient)
+         VALUES ($1, $2, $3, $4, $5, 0, $6, $7, $8, $9, TRUE, $10)",
+        args![
+            row.delivery_id,
+            row.id,
+            row.contact_id,
+            state.as_str(),
+            due_at,
+            reason,
+            reply,
+            row.created_at,
+            provider,
+            row.kind.is_patient()
+        ],
     )
     .await
 }
@@ -108,7 +127,7 @@ pub(super) async fn enqueue(
 pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<HashMap<i64, Message>, DbError> {
     let rows = tx
         .bulk_fetch(
-            "SELECT m.id, m.delivery_id, m.contact_id, m.locale, m.data, m.expires_at, m.definition_hash
+            "SELECT m.id, m.delivery_id, m.contact_id, m.locale, m.data, m.expires_at, m.definition_hash, m.kind, m.topic_id
              FROM {rows}
              JOIN message m ON m.id = v.id",
             Vec::new(),
@@ -130,6 +149,8 @@ pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<HashMap<i64, Messag
             id,
             delivery_id: row.get(1)?,
             contact_id: row.get(2)?,
+            kind: read_kind(&row.get::<String>(7)?)?,
+            topic_id: row.get(8)?,
             locale: row.get(3)?,
             data,
             expires_at: row.get(5)?,
@@ -139,6 +160,10 @@ pub(super) async fn load(tx: &mut Tx, ids: &[i64]) -> Result<HashMap<i64, Messag
         out.insert(id, message);
     }
     Ok(out)
+}
+
+fn read_kind(text: &str) -> Result<Kind, DbError> {
+    Kind::from_stored(text).ok_or_else(|| DbError::Unexpected(format!("a message is of the unknown kind `{text}`")))
 }
 
 async fn definitions(tx: &mut Tx, hashes: Vec<String>) -> Result<HashMap<String, Arc<MessageDefinition>>, DbError> {
@@ -160,7 +185,7 @@ async fn definitions(tx: &mut Tx, hashes: Vec<String>) -> Result<HashMap<String,
 }
 
 const STATUS: &str = "SELECT m.id, m.client, c.email, m.template, d.state, d.reason, d.attempts, d.reply, m.created_at, d.due_at, \
-                      d.changed_at, m.expires_at
+                      d.changed_at, m.expires_at, m.kind
                       FROM message m
                       JOIN delivery d ON d.id = m.delivery_id
                       LEFT JOIN contact c ON c.id = m.contact_id";
@@ -181,6 +206,7 @@ fn read_status(row: &Row) -> Result<Status, DbError> {
         due_at: row.get(9)?,
         changed_at: row.get(10)?,
         expires_at: row.get(11)?,
+        kind: read_kind(&row.get::<String>(12)?)?,
     })
 }
 
