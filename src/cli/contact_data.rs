@@ -55,11 +55,13 @@ pub(super) struct Erase {
 
 /// Correcting one person's data.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new address, and a\n\
+#[command(
+    after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new address, and a\n\
     suppressed address does not become mailable by another name.\n\n\
     Examples:\n  optin contact change mei@tea.example --set first_name=Mei --set city=Tainan\n  \
     optin contact change mei@tea.example --email mei@leaf.example --source 'by telephone'\n  \
-    optin contact change mei@tea.example --set phone=      # empties it")]
+    optin contact change mei@tea.example --set phone=      # empties it"
+)]
 pub(super) struct Change {
     /// The address.
     email: String,
@@ -201,7 +203,8 @@ impl Erase {
 /// What of a person stands in an operator's words. Names of one letter stand everywhere.
 fn names<'a>(contact: &'a Contact, text: &str) -> Option<&'a str> {
     let text = text.to_lowercase();
-    let words = [Some(&contact.email), Some(&contact.email_key), contact.first_name.as_ref(), contact.last_name.as_ref(), contact.phone.as_ref()];
+    let words =
+        [Some(&contact.email), Some(&contact.email_key), contact.first_name.as_ref(), contact.last_name.as_ref(), contact.phone.as_ref()];
     let long_enough = |word: &&String| word.len() > 1;
     words.into_iter().flatten().filter(long_enough).find(|word| text.contains(&word.to_lowercase())).map(String::as_str)
 }
@@ -218,8 +221,7 @@ impl Change {
         }
         let email = self.new_email.as_deref().map(parse_address).transpose()?;
         let contact = contact_by_email(&instance, &self.email).await?;
-        let correction =
-            Correction { fields: &fields, email: email.as_ref(), source: SOURCE, words: self.source.as_deref() };
+        let correction = Correction { fields: &fields, email: email.as_ref(), source: SOURCE, words: self.source.as_deref() };
         let now = context.clock.now();
         let mut tx = instance.db.begin().await?;
         let done = rectify::rectify(&mut tx, &instance.schema, &instance.entropy, &instance.digests(), &contact, &correction, now).await;

@@ -11,6 +11,7 @@ use crate::db::{Connection, DbError, Tx};
 pub async fn forget_contact(tx: &mut Tx, contact_id: i64, number: i64) -> Result<(), DbError> {
     tx.execute("UPDATE withdrawal_reason SET contact_id = 0, comment = NULL WHERE contact_id = $1", args![contact_id]).await?;
     tx.execute("UPDATE coupon SET contact_id = $2 WHERE contact_id = $1", args![contact_id, number]).await?;
+    tx.execute("DELETE FROM welcome WHERE contact_id = $1", args![contact_id]).await?;
     // One row a topic: the key begins with it.
     tx.execute("DELETE FROM digest WHERE topic_id IN (SELECT id FROM topic) AND contact_id = $1", args![contact_id]).await?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Correcting and erasing what is known about one person.
 
-use super::import::{Cell, Cells};
 use super::import::Kind;
+use super::import::{Cell, Cells};
 use super::{Address, Schema};
 use crate::args;
 use crate::clock::Time;

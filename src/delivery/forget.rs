@@ -77,9 +77,8 @@ pub async fn empty(tx: &mut Tx, ids: &[i64]) -> Result<u64, DbError> {
         )
         .await?;
     }
-    let emptied = tx
-        .bulk("UPDATE message SET data = '{}', request_digest = '' FROM {rows} WHERE message.id = v.id", args![], rows())
-        .await?;
+    let emptied =
+        tx.bulk("UPDATE message SET data = '{}', request_digest = '' FROM {rows} WHERE message.id = v.id", args![], rows()).await?;
     for hash in hashes {
         // Two people may have been written the same.
         tx.execute(

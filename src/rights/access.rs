@@ -99,11 +99,8 @@ fn processing(config: &Config) -> Value {
             json!({ "topic": key, "name": topic.name, "description": topic.description, "purpose": topic.purpose, "advertising": topic.advertising })
         })
         .collect();
-    let mut relays: Vec<String> = config
-        .relays
-        .iter()
-        .filter_map(|relay| url::Url::parse(&relay.url.value).ok()?.host_str().map(str::to_owned))
-        .collect();
+    let mut relays: Vec<String> =
+        config.relays.iter().filter_map(|relay| url::Url::parse(&relay.url.value).ok()?.host_str().map(str::to_owned)).collect();
     relays.sort_unstable();
     relays.dedup();
     let keeps = |number: u32| if number == 0 { Value::Null } else { json!(number) };
@@ -254,17 +251,8 @@ const HITS: &str = "SELECT h.at, h.kind, r.campaign, h.run_id, l.url, h.verdict,
      LEFT JOIN run_link l ON l.run_id = h.run_id AND l.position = h.link
      WHERE h.contact_id = $1
      ORDER BY h.at, h.id";
-const HIT_COLUMNS: &[Column] = &[
-    Moment("at"),
-    Text("kind"),
-    Text("campaign"),
-    Id("run"),
-    Text("link"),
-    Text("verdict"),
-    Text("signals"),
-    Text("ip"),
-    Text("agent"),
-];
+const HIT_COLUMNS: &[Column] =
+    &[Moment("at"), Text("kind"), Text("campaign"), Id("run"), Text("link"), Text("verdict"), Text("signals"), Text("ip"), Text("agent")];
 
 const UNSUBSCRIBES: &str = "SELECT u.at, u.way, r.campaign, u.run_id
      FROM delivery d

@@ -104,6 +104,9 @@ async fn record(tx: &mut Tx, entropy: &Entropy, contact_id: i64, subject: &str, 
 /// Best done where nobody reads for long; a log that is in use is cut off later.
 pub async fn settle(db: &Db) {
     if let Err(error) = db.fold_log().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the write-ahead log still holds pages from before the erasure; it is cut off at the next stop");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the write-ahead log still holds pages from before the erasure; it is cut off at the next stop"
+        );
     }
 }

@@ -202,12 +202,9 @@ fn about(config: &Config, lang: Lang) -> Section {
     servers.sort_unstable();
     servers.dedup();
     let kept = &config.retention;
-    let days = |what: &str, days: u32| {
-        (days > 0).then(|| fill(words.rights_d_days, &[("what", what), ("days", &days.to_string())]))
-    };
-    let months = (kept.inactive_months > 0).then(|| {
-        fill(words.rights_d_months, &[("what", words.rights_d_kept_inactive), ("months", &kept.inactive_months.to_string())])
-    });
+    let days = |what: &str, days: u32| (days > 0).then(|| fill(words.rights_d_days, &[("what", what), ("days", &days.to_string())]));
+    let months = (kept.inactive_months > 0)
+        .then(|| fill(words.rights_d_months, &[("what", words.rights_d_kept_inactive), ("months", &kept.inactive_months.to_string())]));
     let periods = [
         days(words.rights_d_kept_client, kept.client_days),
         days(words.rights_d_kept_hits, kept.hit_days),

@@ -177,8 +177,11 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, subject: &str, now: Ti
         args![contact_id, subject, now],
     )
     .await?;
-    tx.execute("UPDATE rights_request SET contact_id = NULL, note = NULL WHERE contact_id = $1 OR subject = $2", args![contact_id, subject])
-        .await?;
+    tx.execute(
+        "UPDATE rights_request SET contact_id = NULL, note = NULL WHERE contact_id = $1 OR subject = $2",
+        args![contact_id, subject],
+    )
+    .await?;
     Ok(())
 }
 

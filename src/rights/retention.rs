@@ -48,8 +48,7 @@ pub enum Rule {
 
 impl Rule {
     /// In the order in which they run: people last, so that what is counted before is not gone with them.
-    pub const ALL: [Rule; 6] =
-        [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Unconfirmed, Rule::Inactive];
+    pub const ALL: [Rule; 6] = [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Unconfirmed, Rule::Inactive];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -177,7 +176,14 @@ async fn note(tx: &mut Tx, rule: Rule, removed: u64, now: Time) -> Result<(), Db
 }
 
 /// A block of what a rule is about: id (of the row, or the person) and contact.
-async fn block(db: &mut impl Connection, rule: Rule, after: i64, before: Time, kept: &Retention, now: Time) -> Result<Vec<(i64, i64)>, DbError> {
+async fn block(
+    db: &mut impl Connection,
+    rule: Rule,
+    after: i64,
+    before: Time,
+    kept: &Retention,
+    now: Time,
+) -> Result<Vec<(i64, i64)>, DbError> {
     match rule {
         Rule::HitClients => hits::old_hits(db, Old::WithClient, after, before, BLOCK).await,
         Rule::Hits => hits::old_hits(db, Old::All, after, before, BLOCK).await,

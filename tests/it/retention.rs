@@ -17,7 +17,12 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 fn counts(found: &Value) -> Vec<(String, i64)> {
-    found["rules"].as_array().unwrap().iter().map(|rule| (rule["rule"].as_str().unwrap().to_owned(), rule["count"].as_i64().unwrap())).collect()
+    found["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| (rule["rule"].as_str().unwrap().to_owned(), rule["count"].as_i64().unwrap()))
+        .collect()
 }
 
 async fn number(db: &Db, sql: &str) -> i64 {
@@ -43,7 +48,11 @@ async fn fill(db: &Db, instance: &support::Instance, seed: u64) {
         let age = roll(1_100) as i64;
         let at = now.plus(-age * optin::clock::DAY - 1_000);
         if roll(3) > 0 {
-            instance.command(&["consent", "grant", &email, "--topic", "letter", "--source", "x", "--confirmed"]).clock(&at.to_string()).run().exits(0);
+            instance
+                .command(&["consent", "grant", &email, "--topic", "letter", "--source", "x", "--confirmed"])
+                .clock(&at.to_string())
+                .run()
+                .exits(0);
         }
         let contact = number(db, &format!("SELECT id FROM contact WHERE email_key = '{email}'")).await;
         for hit in 0..roll(4) {

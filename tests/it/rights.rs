@@ -1,6 +1,8 @@
 //! What a person may demand: a copy of everything, erasure from everywhere, correction; the register; and
 //! that only a fresh mail gives any of it away.
 
+use std::sync::LazyLock;
+
 use optin::db::{Db, Dialect};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -24,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("campaigns/hello.toml", "topic = \"letter\"\nsubject = \"Hello {{ contact.first_name }}\"\nbody = \"hello.md\"\n"),
     ("campaigns/hello.md", "Hello [shop](https://shop.example/tea)\n"),
     ("campaigns/second.toml", "topic = \"letter\"\nsubject = \"Second\"\nbody = \"hello.md\"\n"),
+    ("campaigns/third.toml", "topic = \"letter\"\nsubject = \"Third\"\nbody = \"hello.md\"\n"),
     ("messages/order.toml", "subject = \"Order\"\nbody = \"order.md\"\n"),
     ("messages/order.md", "Dear {{ data.name }}\n"),
 ];
@@ -46,17 +49,17 @@ fn forms(text: &str) -> Vec<Vec<u8>> {
     out
 }
 
-fn needles() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    [EMAIL, "Meilinguniq", "Wangx", PHONE, IP, AGENT, "Tainanuniq", "CRM-uniq-17", "new.uniqaddress@leafuniq.example"].map(|text| (text, forms(text))).to_vec()
-}
+/// What names the person, and every form of it in lower case.
+static NEEDLES: LazyLock<Vec<(&str, Vec<String>)>> = LazyLock::new(|| {
+    let facts = [EMAIL, "Meilinguniq", "Wangx", PHONE, IP, AGENT, "Tainanuniq", "CRM-uniq-17", "new.uniqaddress@leafuniq.example"];
+    let lower = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).to_lowercase();
+    facts.map(|text| (text, forms(text).into_iter().map(lower).collect())).to_vec()
+});
 
+/// What of the person stands there. In lower case all around: what is found so and not otherwise would be chance.
 fn find(haystack: &[u8]) -> Option<&'static str> {
-    let lower = haystack.to_ascii_lowercase();
-    let holds = |needle: &Vec<u8>| {
-        haystack.windows(needle.len()).any(|window| window == needle.as_slice())
-            || lower.windows(needle.len()).any(|window| window == needle.as_slice())
-    };
-    needles().into_iter().find(|(_, forms)| forms.iter().any(holds)).map(|(name, _)| name)
+    let text = String::from_utf8_lossy(haystack).to_lowercase();
+    NEEDLES.iter().find(|(_, forms)| forms.iter().any(|form| text.contains(form.as_str()))).map(|(name, _)| *name)
 }
 
 /// Every text and blob of every table, with its table and column.
@@ -101,8 +104,16 @@ fn visit(method: &str, url: &str, body: &[u8]) -> http::Response {
 async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<String>) {
     instance.optin(&["consent", "grant", EMAIL, "--topic", "letter", "--source", "paper form of Meilinguniq Wangx"]).exits(0);
     let phone = format!("phone={PHONE}");
-    let fields =
-        ["first_name=Meilinguniq", "last_name=Wangx", &phone, "external_id=CRM-uniq-17", "city=Tainanuniq", "tags=oolong;Tainanuniq", "visits=3", "born=1990-05-01"];
+    let fields = [
+        "first_name=Meilinguniq",
+        "last_name=Wangx",
+        &phone,
+        "external_id=CRM-uniq-17",
+        "city=Tainanuniq",
+        "tags=oolong;Tainanuniq",
+        "visits=3",
+        "born=1990-05-01",
+    ];
     let mut change = vec!["contact", "change", EMAIL, "--source", "Meilinguniq by telephone"];
     fields.iter().for_each(|field| change.extend(["--set", field]));
     instance.optin(&change).exits(0);
@@ -113,14 +124,16 @@ async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<Str
     let letter = text_part(&sink.wait_for(1, 20)[0].data);
     let html = sink.received()[0].text();
     sink.script(|script| {
-        *script = Script::refusing("Teauniq", "550 5.1.1 <Meilinguniq.Wangx@Teauniq.example>: no Meilinguniq here");
+        *script = Script::refusing("Meilinguniq", "550 5.1.1 <Meilinguniq.Wangx@Teauniq.example>: no Meilinguniq here");
     });
     instance.optin(&["send", "second", "--json"]).exits(0);
     sink.script(|script| *script = Script::default());
     let mut serving = instance.command(&["serve"]).env("OPTIN_LOG__LEVEL", "debug").spawn();
     serving.wait_for_line("optin is ready", 20);
     let data = r#"{"name": "Meilinguniq Wangx", "street": "Tainanuniq 4"}"#;
-    instance.optin(&["message", "send", "--to", EMAIL, "--template", "order", "--data", data, "--idempotency-key", "for Meilinguniq"]).exits(0);
+    instance
+        .optin(&["message", "send", "--to", EMAIL, "--template", "order", "--data", data, "--idempotency-key", "for Meilinguniq"])
+        .exits(0);
     sink.wait_for(2, 20);
     let click = link(&letter, "/c/");
     assert_eq!(visit("GET", &click, b"").status, 302);
@@ -135,8 +148,12 @@ async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<Str
     let contact: i64 = db.fetch_one("SELECT id FROM contact", vec![]).await.unwrap().get(0).unwrap();
     let statements = [
         format!("INSERT INTO coupon (pool, code, contact_id, given_at) VALUES ('welcome', 'TEA-1', {contact}, 5)"),
-        format!("INSERT INTO withdrawal_reason (id, at, contact_id, topic_id, reason, comment) VALUES (7, 5, {contact}, 0, 'other', 'Meilinguniq is bored')"),
-        format!("INSERT INTO digest (topic_id, contact_id, since, next_at) SELECT id, {contact}, 5, 6 FROM topic WHERE name = 'letter'"),
+        format!(
+            "INSERT INTO withdrawal_reason (id, at, contact_id, topic_id, reason, comment) VALUES (7, 5, {contact}, 0, 'other', 'Meilinguniq is bored')"
+        ),
+        format!(
+            "INSERT INTO digest (topic_id, contact_id, frequency, since, next_at) SELECT id, {contact}, 'weekly', 5, 6 FROM topic WHERE name = 'letter'"
+        ),
     ];
     for statement in statements {
         db.execute(&statement, vec![]).await.unwrap();
@@ -228,8 +245,8 @@ on_each_database! {
         instance
             .optin(&["import", "contacts", list.to_str().unwrap(), "--topic", "letter", "--consent", "confirmed", "--source", "old list"])
             .exits(0);
-        let again = instance.optin(&["send", "hello", "--json"]).exits(0).json();
-        let sent = sink.received().len();
-        assert_eq!(sent, 4, "only the other one: {again:#}");
+        let again = instance.optin(&["send", "third", "--json"]).exits(0).json();
+        assert_eq!(again["sent"], 1, "{again:#}");
+        assert_eq!(sink.wait_for(4, 20)[3].to, ["other@tea.example"]);
     }
 }
