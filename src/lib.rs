@@ -21,6 +21,7 @@ pub mod delivery;
 pub mod inbound;
 pub mod instance;
 pub mod report;
+pub mod rights;
 pub mod segment;
 pub mod tracking;
 pub mod web;

@@ -40,18 +40,21 @@ pub enum Purpose {
     Confirm = 7,
     /// Unsubscribe by mail to the address in the header. Fields: contact, topic, delivery.
     UnsubscribeMail = 8,
-    /// The challenge of a form. Fields: expiry in milliseconds, a random number; bound to the form.
-    FormChallenge = 40,
-    /// A form may be sent without a solution from a moment on. Fields: that moment in milliseconds, a random
-    /// number; bound to the form and the address.
-    FormWait = 41,
     /// The image of a mail to somebody who is counted, but not known by it. Fields: run.
-    AnonymousOpen = 20,
+    AnonymousOpen = 9,
     /// A tracked link of such a mail. Fields: run, link position; bound to the target address.
-    AnonymousClick = 21,
+    AnonymousClick = 10,
     /// The preference centre with the person's profile: goes only into a fresh mail to the address itself.
     /// Fields: contact, expiry in milliseconds.
-    Profile = 22,
+    Profile = 11,
+    /// A demand for one's data or its erasure, in a mail to the address itself. Fields: contact, request,
+    /// expiry in milliseconds.
+    Rights = 12,
+    /// The challenge of a form. Fields: expiry in milliseconds, a random number; bound to the form.
+    FormChallenge = 13,
+    /// A form may be sent without a solution from a moment on. Fields: that moment in milliseconds, a random
+    /// number; bound to the form and the address.
+    FormWait = 14,
 }
 
 impl Purpose {
@@ -69,6 +72,7 @@ impl Purpose {
             AnonymousOpen,
             AnonymousClick,
             Profile,
+            Rights,
             FormChallenge,
             FormWait,
         ]

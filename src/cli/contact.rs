@@ -1,7 +1,8 @@
-//! `optin contact show`
+//! `optin contact show`, and the way to what else can be done about one person.
 
 use serde_json::{Map, Value, json};
 
+use super::contact_data::{Change, Erase, Export};
 use super::out::{Outcome, shown, table};
 use super::{Context, contact_by_email};
 use crate::consent;
@@ -26,11 +27,22 @@ enum Action {
         /// The address.
         email: String,
     },
+    /// Write everything about somebody into one archive, to read and for programs.
+    Export(Export),
+    /// Erase somebody from every table. Needs `--yes`.
+    Erase(Erase),
+    /// Correct somebody's fields or address.
+    Change(Change),
 }
 
 impl ContactCommand {
     pub(super) async fn run(self, context: &Context) -> Outcome {
-        let Action::Show { email } = self.action;
+        let email = match self.action {
+            Action::Show { email } => email,
+            Action::Export(command) => return command.run(context).await,
+            Action::Erase(command) => return command.run(context).await,
+            Action::Change(command) => return command.run(context).await,
+        };
         let instance = context.instance().await?;
         let contact = contact_by_email(&instance, &email).await?;
         let db = &mut instance.db.clone();

@@ -4,6 +4,7 @@ mod check;
 mod choices;
 mod consent;
 mod contact;
+mod contact_data;
 mod coupon;
 mod demo;
 mod dkim;
@@ -16,6 +17,7 @@ mod message;
 mod out;
 mod preview;
 mod report;
+mod rights;
 mod run;
 mod segment;
 mod send;
@@ -63,7 +65,7 @@ enum Command {
     Check(check::Check),
     /// Bring in contacts or suppressions from a file.
     Import(import::Import),
-    /// Show what is known about one contact.
+    /// Show, export, correct or erase one contact.
     Contact(contact::ContactCommand),
     /// Grant, withdraw, show and verify consent.
     Consent(consent::ConsentCommand),
@@ -91,6 +93,10 @@ enum Command {
     Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
     Report(report::Report),
+    /// What people demand by their rights, and until when it must be answered.
+    Rights(rights::RightsCommand),
+    /// Forget what is older than it may be.
+    Retention(rights::RetentionCommand),
     /// Queue transactional messages and see how they fare.
     Message(message::MessageCommand),
     /// Make, list and revoke tokens of the API.
@@ -136,6 +142,8 @@ impl Command {
             | Command::Inbound(_)
             | Command::Message(_)
             | Command::Token(_)
+            | Command::Rights(_)
+            | Command::Retention(_)
             | Command::Report(_) => false,
         }
     }
@@ -243,6 +251,8 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Report(command) => command.run(&context).await,
         Command::Message(command) => command.run(&context).await,
         Command::Token(command) => command.run(&context).await,
+        Command::Rights(command) => command.run(&context).await,
+        Command::Retention(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
     }

@@ -14,6 +14,7 @@ pub mod collected;
 pub mod coupons;
 pub mod entry;
 mod erase;
+pub mod forget;
 mod grounds;
 pub mod invitation;
 pub mod ledger;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::AttributeType;
 
 pub mod address;
+pub mod care;
 pub mod csv;
 pub mod encoding;
 pub mod field;

@@ -225,6 +225,16 @@ impl Db {
         }
     }
 
+    /// Folds SQLite's write-ahead log into the file and cuts it off, so that it holds no page as it was
+    /// before. A log that somebody reads is cut off as far as possible. Nothing to do on PostgreSQL.
+    pub async fn fold_log(&self) -> Result<()> {
+        if let Pools::Sqlite { writer, .. } = &self.pools {
+            let mut connection = writer.acquire().await?;
+            sqlite_fetch(&mut connection, "PRAGMA wal_checkpoint(TRUNCATE)", Vec::new()).await?;
+        }
+        Ok(())
+    }
+
     /// Closes all connections; on SQLite the write-ahead log is folded into the file.
     pub async fn close(&self) {
         match &self.pools {

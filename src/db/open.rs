@@ -85,6 +85,9 @@ async fn open_sqlite(url: &str, path: &str, options: OpenOptions) -> Result<Db> 
         .busy_timeout(Duration::from_millis(BUSY_TIMEOUT_MS))
         .foreign_keys(false)
         .statement_cache_capacity(200)
+        // What is deleted or replaced is overwritten with zeros: an erased person's bytes are gone from the
+        // file. (Free pages would keep them otherwise, until somebody else needs the place.)
+        .pragma("secure_delete", "ON")
         .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
         .pragma("mmap_size", SQLITE_MAPPED_BYTES.to_string());
     let writer = SqlitePoolOptions::new()

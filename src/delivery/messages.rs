@@ -23,6 +23,7 @@ use crate::db::{Connection, DbError, Tx};
 pub use accept::Intake;
 pub use compose::{Composed, Composer};
 pub use sql::Message;
+pub(super) use sql::keep_definition;
 pub use system::{SystemContent, SystemMail};
 
 /// How long an idempotency key is kept at least, in milliseconds: clients that repeat a request do so

@@ -2,6 +2,7 @@
 mod collected;
 pub mod dkim;
 pub mod engine;
+pub mod forget;
 pub mod journal;
 pub mod limit;
 pub mod links;

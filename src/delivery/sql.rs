@@ -161,7 +161,8 @@ pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, Db
         return Ok(0);
     }
     tx.bulk(
-        "UPDATE delivery SET state = v.state, reason = v.reason, reply = v.reply, changed_at = v.at
+        "UPDATE delivery SET state = v.state, reason = v.reason, changed_at = v.at,
+           reply = CASE WHEN EXISTS (SELECT 1 FROM contact c WHERE c.id = delivery.contact_id) THEN v.reply END
          FROM {rows}
          WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt",
         Vec::new(),
@@ -177,12 +178,14 @@ pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, Db
 }
 
 /// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an
-/// outcome written twice (the first commit's answer was lost) must not end a later attempt.
+/// outcome written twice (the first commit's answer was lost) must not end a later attempt. What the relay
+/// said may name the recipient: it is not kept of somebody who was erased meanwhile.
 pub(super) async fn apply_outcomes(tx: &mut Tx, worker: i64, outcomes: &[Outcome]) -> Result<u64, DbError> {
     tx.allow_nested_loops(false).await?;
     let written = tx
         .bulk(
-            "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, reply = v.reply, changed_at = v.at, worker = NULL
+            "UPDATE delivery SET state = v.state, due_at = v.due_at, reason = v.reason, changed_at = v.at, worker = NULL,
+           reply = CASE WHEN EXISTS (SELECT 1 FROM contact c WHERE c.id = delivery.contact_id) THEN v.reply END
          FROM {rows}
          WHERE delivery.id = v.id AND delivery.worker = $1 AND delivery.state = 'claimed' AND delivery.attempts = v.attempt",
             args![worker],

@@ -1,6 +1,7 @@
 //! What came back by link: opens and clicks, each judged human or machine. Recipients wait for
 //! nothing here: hits are queued and written in groups ([`Recorder`]).
 
+pub mod forget;
 pub mod judge;
 pub mod ops;
 mod recorder;

@@ -38,12 +38,13 @@ pub(super) struct EarlierClick {
     pub signals: String,
 }
 
-/// The deliveries among `ids` that exist.
+/// The deliveries among `ids` that exist, and whose person does: who opens the mail of somebody who was erased
+/// leaves no trace.
 pub(super) async fn deliveries(tx: &mut Tx, ids: Vec<i64>) -> Result<HashMap<i64, Delivery>, DbError> {
     let found = tx
         .bulk_fetch(
             "SELECT d.id, d.run_id, d.contact_id, CASE WHEN d.state = 'sent' THEN d.changed_at END
-             FROM {rows} JOIN delivery d ON d.id = v.id",
+             FROM {rows} JOIN delivery d ON d.id = v.id JOIN contact c ON c.id = d.contact_id",
             Vec::new(),
             Rows::new().i64("id", ids),
         )

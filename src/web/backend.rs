@@ -37,6 +37,7 @@ pub fn app(instance: Arc<Instance>, recorder: Recorder, inbox: Option<inbox::Inb
         schema: instance.schema.clone(),
         recorder,
         intake: Some(instance.message_intake()),
+        rights: Some(super::desk::Desk::new(instance.clone())),
         permission: Arc::new(Consents { instance: instance.clone() }),
         instance: Some(instance.clone()),
         views: Arc::new(Views { instance, contents: Mutex::default() }),

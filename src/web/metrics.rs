@@ -185,6 +185,14 @@ async fn count(db: &Db, now: Time) -> Result<String, DbError> {
     rows(&mut text, "optin_throttle_per_hour", help, &["relay", "provider"], &found)?;
     let found = tx.rows("SELECT b.name, b.used FROM bucket b WHERE b.day = (SELECT MAX(day) FROM bucket) ORDER BY b.name", args![]).await?;
     rows(&mut text, "optin_limit_used", "Mails counted against each limit on its latest day.", &["limit"], &found)?;
+    let (open, overdue) = crate::rights::register::waiting(&mut tx, now).await?;
+    for (name, help, value) in [
+        ("optin_rights_open", "Demands of people that wait for an answer.", open),
+        ("optin_rights_overdue", "Those of them whose answer is late.", overdue),
+    ] {
+        family(&mut text, name, "gauge", help);
+        sample(&mut text, name, &[], value);
+    }
     let size = match tx.engine() {
         Dialect::Sqlite => "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()",
         Dialect::Postgres => "SELECT pg_database_size(current_database())",

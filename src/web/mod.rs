@@ -8,6 +8,7 @@
 pub mod api;
 pub mod backend;
 mod console;
+pub mod desk;
 pub mod inbox;
 pub mod seam;
 
@@ -68,6 +69,8 @@ pub struct App {
     pub recorder: Recorder,
     /// The consent room.
     pub permission: Arc<dyn seam::Permission>,
+    /// What people do about their own data; without it those pages are not ours.
+    pub rights: Option<desk::Desk>,
     /// Renders mails again.
     pub views: Arc<dyn seam::ViewSource>,
     /// Takes messages over the API; without it there is no API.
@@ -111,6 +114,8 @@ pub fn router(app: App) -> Router {
         .route("/v/{token}", get(public::view::page))
         .route("/u/{token}", get(public::unsubscribe::page).post(public::unsubscribe::submit))
         .route("/p/{token}", get(public::preferences::page).post(public::preferences::submit))
+        .route("/p/{token}/data", axum::routing::post(public::rights::ask))
+        .route("/r/{token}", get(public::rights::page).post(public::rights::submit))
         .route("/s/{token}", get(public::confirm::page).post(public::confirm::submit))
         .fallback(public::not_found);
     if app.instance.is_some() {

@@ -34,6 +34,7 @@ const ROOMS: &[&str] = &[
     "tracking",
     "inbound",
     "report",
+    "rights",
     "instance",
     "worker",
     "web",

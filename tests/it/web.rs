@@ -216,6 +216,7 @@ async fn site(database: &TestDatabase) -> Site {
         profile: Vec::new(),
         schema: optin::contact::Schema::default(),
         recorder: recorder.clone(),
+        rights: None,
         permission: Arc::new(Consent(db.clone())),
         views: Arc::new(OneMail),
         inbox: Some(inbox.clone()),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-pub use cells::locale;
+pub use cells::{Cell, Cells, locale};
 pub use mapping::{Column, Kind, Mapping, MappingError, map_columns};
 pub use rejects::Reject;
 use rejects::Rejects;

@@ -108,6 +108,8 @@ impl Governor {
 
     /// A provider asked us to slow down: for all nodes. Answers until when nothing is sent.
     pub(super) async fn slow_down(&self, sender: &Sender, relay: &str, job: &Job, signal: &SlowDown, reply: &str, now: Time) -> Time {
+        // It is kept for days and shown to all: it says what was asked, not about whom.
+        let reply = &crate::text::without_addresses(reply);
         let kept = match signal.scope {
             Scope::Provider => throttled_as(&job.provider, &job.contact.email),
             Scope::Relay => WHOLE_RELAY.to_owned(),

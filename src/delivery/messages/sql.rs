@@ -89,7 +89,7 @@ pub(super) async fn insert(tx: &mut Tx, row: &NewRow<'_>) -> Result<bool, DbErro
     Ok(written == 1)
 }
 
-pub(super) async fn keep_definition(tx: &mut Tx, hash: &str, definition: &str) -> Result<(), DbError> {
+pub(in crate::delivery) async fn keep_definition(tx: &mut Tx, hash: &str, definition: &str) -> Result<(), DbError> {
     tx.execute("INSERT INTO message_definition (hash, definition) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING", args![hash, definition])
         .await?;
     Ok(())

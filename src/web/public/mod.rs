@@ -5,6 +5,7 @@ pub(super) mod confirm;
 mod fields;
 pub(super) mod look;
 pub(super) mod preferences;
+pub(super) mod rights;
 pub(super) mod snippet;
 pub(super) mod subscribe;
 pub(super) mod unsubscribe;
