@@ -5,13 +5,15 @@ import path from "node:path";
 import { launch, SIZES, Visitor } from "./browser.mjs";
 import { examine } from "./checks.mjs";
 import { gallery } from "./gallery.mjs";
+import * as centre from "./centre.mjs";
 import * as forms from "./forms.mjs";
 import * as pages from "./pages.mjs";
+import * as rights from "./rights.mjs";
 import { Stage } from "./stage.mjs";
 import * as ways from "./ways.mjs";
 
-const WAYS = [ways, forms].flatMap((file) => file.WAYS);
-const PAGES = [pages, forms].flatMap((file) => file.PAGES);
+const WAYS = [ways, forms, centre, rights].flatMap((file) => file.WAYS);
+const PAGES = [pages, forms, centre, rights].flatMap((file) => file.PAGES);
 
 // Windows at work at the same time: the test machine has few cores.
 const WINDOWS = 3;
