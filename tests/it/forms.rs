@@ -57,7 +57,8 @@ pub async fn site(database: &TestDatabase, limits: &str) -> Site {
     let clock = Clock::manual(NOW);
     let options = OpenOptions { relaxed: true, ..OpenOptions::default() };
     let instance = Arc::new(Instance::open_with(config, clock.clone(), Entropy::seeded(7), options).await.unwrap());
-    let (recorder, _) = Recorder::start(instance.db.clone(), Entropy::seeded(1));
+    let (recorder, _) =
+        Recorder::start(instance.db.clone(), Entropy::seeded(1), optin::consent::tracking::TrackingRules::new(&instance.config.consent));
     let router = router(backend::app(instance.clone(), recorder, None));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
