@@ -62,8 +62,11 @@ impl Fact<'_> {
 /// What an event makes of a person's state on a topic. `everything` is where they stand on everything: whoever
 /// left it stays out of a topic they never touched, too.
 pub fn step(own: State, everything: Standing, fact: &Fact<'_>) -> State {
-    let everything_left = own.standing == Standing::None && everything == Standing::Unsubscribed;
-    fold_state(if everything_left { State::only(Standing::Unsubscribed) } else { own }, fact)
+    let unless_left = |state: State| match (state.standing, everything) {
+        (Standing::None, Standing::Unsubscribed) => State::only(Standing::Unsubscribed),
+        _ => state,
+    };
+    unless_left(fold_state(unless_left(own), fact))
 }
 
 /// What an event makes of a state. Leaving forgets frequency, pause and end.

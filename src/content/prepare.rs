@@ -382,6 +382,7 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
 /// not count.
 fn missing_in(definition: &Definition, html: &str, vault: &Vault) -> Says {
     let mut says = Says { why: false, notice: false, leave: false, sender: html.contains(definition.sender.postal_address.trim()) };
+    let visible = without_comments(definition.layout_text.as_deref().unwrap_or_default());
     let mut depth = 0_usize;
     let mut before = "";
     for piece in vault.pieces(html) {
@@ -396,7 +397,7 @@ fn missing_in(definition: &Definition, html: &str, vault: &Vault) -> Says {
                         keyword if keyword.starts_with("else") || keyword.starts_with("elif") => {}
                         _ => depth += 1,
                     }
-                } else if depth == 0 && item.kind == Kind::Expression && !before.ends_with("<!--") {
+                } else if depth == 0 && item.kind == Kind::Expression && visible.contains(&item.source) {
                     let uses = |object: &str, field: &str| check::uses(&item.source, object, field);
                     says.why |= uses("frame", "why");
                     says.notice |= uses("frame", "notice");
@@ -408,6 +409,18 @@ fn missing_in(definition: &Definition, html: &str, vault: &Vault) -> Says {
         }
     }
     Says { why: !says.why, notice: !says.notice, leave: !says.leave, sender: !says.sender }
+}
+
+/// HTML as people see it.
+fn without_comments(html: &str) -> String {
+    let mut out = String::with_capacity(html.len());
+    let mut rest = html;
+    while let Some(open) = rest.find("<!--") {
+        out.push_str(&rest[..open]);
+        rest = rest[open..].find("-->").map_or("", |close| &rest[open + close + 3..]);
+    }
+    out.push_str(rest);
+    out
 }
 
 /// What can only be seen in the finished HTML.
