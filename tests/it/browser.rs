@@ -208,7 +208,7 @@ fn play(stage: &Path) {
         .unwrap_or_else(|error| panic!("cannot run `node` ({error}): run `./test`, which installs it"));
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "the browser found problems:\n{said}{errors}");
-    println!("{said}");
+    crate::support::say(format!("{said}"));
 }
 
 /// The stage on one database; `pages`: also every page in every language and size, beside the ways in and out.

@@ -158,7 +158,7 @@ fn filled(page: &str, changes: &[(&str, &str)]) -> String {
     for tag in form.split('<').filter(|tag| tag.starts_with("input ")) {
         let tag = tag.split('>').next().unwrap();
         let kind = attribute(tag, "type").unwrap();
-        if !(matches!(kind.as_str(), "checkbox" | "radio") && !tag.ends_with(" checked")) {
+        if !matches!(kind.as_str(), "checkbox" | "radio") || tag.ends_with(" checked") {
             pairs.push((attribute(tag, "name").unwrap(), attribute(tag, "value").unwrap()));
         }
     }
@@ -473,10 +473,10 @@ on_each_database! {
         let latest = late.iter().map(|(after, _)| *after).max().unwrap_or_default();
         let report = shop.optin(&["report", "weekly", "--json"]).exits(0).json();
         let skipped: i64 = report["skipped"].as_object().unwrap().values().map(|count| count.as_i64().unwrap()).sum();
-        println!(
+        crate::support::say(format!(
             "{}: {recipients} recipients in {took:?}, {} chose until {chose_until:?}; {mailed} of them had been mailed before, {skipped} were skipped {}; latest mail after a choice: {latest:?}",
             database.name, committed.len(), report["skipped"]
-        );
+        ));
         // What was handed over before the choice may still be on its way for as long as one mail takes.
         assert!(latest < Duration::from_millis(500), "mailed {latest:?} after the choice: {late:?}");
         assert_eq!(mailed + skipped as usize, committed.len());

@@ -41,7 +41,7 @@ fn forms(text: &str) -> Vec<Vec<u8>> {
         out.push(encoded.into_bytes());
         // The ends of base64 depend on what stands beside it.
         let base64 = base64::engine::general_purpose::STANDARD.encode(&text);
-        out.push(base64.trim_end_matches('=')[..base64.trim_end_matches('=').len() - 2].as_bytes().to_vec());
+        out.push(base64.trim_end_matches('=').as_bytes()[..base64.trim_end_matches('=').len() - 2].to_vec());
         out.push(hex(text.as_bytes()).into_bytes());
         out.push(hex(&Sha256::digest(text.as_bytes())).into_bytes());
         out.push(text.into_bytes());

@@ -69,7 +69,7 @@ on_each_database! {
         let (thanked, proof, refused) = bomb(&site, |number| (format!("198.{}.{}.{}", 18 + number / 65_536, number / 256 % 256, number % 256), "victim@tea.example".to_owned()));
         let (mails, asked) = (site.confirmations("victim@tea.example").await, site.count("SELECT COUNT(*) FROM consent_event").await);
         served(&site, "mei@tea.example", "203.0.113.5").await;
-        eprintln!("one address, {POSTS} clients: {thanked} taken, {proof} asked for a proof, {refused} refused; {mails} confirmation mail");
+        crate::support::say(format!("one address, {POSTS} clients: {thanked} taken, {proof} asked for a proof, {refused} refused; {mails} confirmation mail"));
         assert_eq!((mails, asked, thanked + proof + refused), (1, 1, POSTS));
         assert_eq!(thanked, 5, "per_address");
         // An hour later the address may ask again, and still gets no second mail within its day.
@@ -98,7 +98,7 @@ on_each_database! {
             solved += usize::from(page.contains("data-challenge") && proved(&site, "2001:db8:7:7::1", &page).status == 200);
         }
         let mails = site.count("SELECT COUNT(*) FROM confirmation").await;
-        eprintln!("one client, {POSTS} addresses: {thanked} taken, {proof} asked for a proof, {refused} refused; {without} confirmation mails, {solved} more after solved challenges");
+        crate::support::say(format!("one client, {POSTS} addresses: {thanked} taken, {proof} asked for a proof, {refused} refused; {without} confirmation mails, {solved} more after solved challenges"));
         assert_eq!((thanked, without, thanked + proof + refused), (5, 5, POSTS));
         assert_eq!((solved, mails), (5, 11), "burst 10, and Mei's");
         served(&site, "joe@tea.example", "203.0.113.6").await;
@@ -118,7 +118,7 @@ on_each_database! {
         assert_eq!(site.count(reserved).await, 0);
         served(&site, "last@tea.example", "203.0.113.77").await;
         assert!(site.count(reserved).await > 0);
-        eprintln!("{POSTS} clients and addresses, 100 an hour: {thanked} taken, {proof} asked for a proof; 5 people of 5 served");
+        crate::support::say(format!("{POSTS} clients and addresses, 100 an hour: {thanked} taken, {proof} asked for a proof; 5 people of 5 served"));
     }
 }
 

@@ -30,3 +30,9 @@ pub fn wait_until<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
+
+/// A figure worth reading in the log of a test run.
+pub fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
