@@ -7,7 +7,8 @@ use crate::instance;
 
 /// Checks every file of the instance: keys, types, topics, segments, templates, schedules.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 1 where there are problems; warnings alone are fine. Nothing is written, no database is opened.\n\n\
+#[command(after_help = "Exit code 1 where there are problems; warnings alone are fine. Nothing is written, no\n\
+    database is opened.\n\n\
     Examples:\n  optin check\n  optin --config shop check --json")]
 pub struct Check {}
 

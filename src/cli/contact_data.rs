@@ -20,8 +20,9 @@ const SOURCE: &str = "cli";
 
 /// A copy of everything about one person.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The archive holds `data.json` (docs/privacy.md lists its keys) and `index.html`, in the person's language. The\n\
-    register notes that a copy was made. With `--json` and no `--out`, the data itself is the document.\n\n\
+#[command(after_help = "The archive holds `data.json` (docs/privacy.md lists its keys) and `index.html`, in the person's\n\
+    language. The register notes that a copy was made. With `--json` and no `--out`, the data itself is\n\
+    the document.\n\n\
     Examples:\n  optin contact export mei@tea.example --out mei.zip\n  optin contact export mei@tea.example --json")]
 pub(super) struct Export {
     /// The address.
@@ -33,8 +34,9 @@ pub(super) struct Export {
 
 /// Erasing one person from every table.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The ledger keeps its entries without anything personal, and still verifies. Numbers of runs stay as they are.\n\
-    Who left, objected or was suppressed stays suppressed by a keyed digest; `--keep-out` does so for anybody.\n\n\
+#[command(after_help = "The ledger keeps its entries without anything personal, and still verifies. Numbers of runs\n\
+    stay as they are. Who left, objected or was suppressed stays suppressed by a keyed digest;\n\
+    `--keep-out` does so for anybody.\n\n\
     Examples:\n  optin contact erase mei@tea.example --dry-run\n  optin contact erase mei@tea.example --yes --source 'letter of 3 May'")]
 pub(super) struct Erase {
     /// The address.
@@ -56,8 +58,8 @@ pub(super) struct Erase {
 /// Correcting one person's data.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new address, and a\n\
-    suppressed address does not become mailable by another name.\n\n\
+    after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new\n\
+    address, and a suppressed address does not become mailable by another name.\n\n\
     Examples:\n  optin contact change mei@tea.example --set first_name=Mei --set city=Tainan\n  \
     optin contact change mei@tea.example --email mei@leaf.example --source 'by telephone'\n  \
     optin contact change mei@tea.example --set phone=      # empties it"

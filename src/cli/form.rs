@@ -22,9 +22,9 @@ enum Action {
     #[command(after_help = "Forms are the tables of `forms.toml`.\n\nExample:\n  optin form list")]
     List,
     /// Print a form as HTML for a site of your own.
-    #[command(after_help = "Put the HTML into any page. Add the page's site to `sites` of the form in `forms.toml`; a form that comes\n\
-        from elsewhere asks its visitor to press the button again on our page. Print it anew when you change the form's\n\
-        wording: what people see is what is recorded.\n\n\
+    #[command(after_help = "Put the HTML into any page. Add the page's site to `sites` of the form in `forms.toml`; a form\n\
+        that comes from elsewhere asks its visitor to press the button again on our page. Print it anew\n\
+        when you change the form's wording: what people see is what is recorded.\n\n\
         Examples:\n  optin form show tea\n  optin form show tea --lang zh-Hant > subscribe.html")]
     Show {
         /// The form's name in `forms.toml`.

@@ -47,7 +47,7 @@ enum What {
 enum Consent {
     /// They agreed to these topics; `--source` says where.
     Confirmed,
-    /// They asked; a confirmation is still due.
+    /// They asked: each is sent the question, and nothing else before the answer.
     Pending,
     /// Only their data is brought in.
     None,

@@ -1,6 +1,7 @@
 //! `optin demo`: the whole job on sample data, in a folder of its own.
 
 mod people;
+mod permission;
 mod visitors;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use crate::report::campaign_report;
 use crate::telemetry;
 use crate::web::inbox::Inbox;
 use crate::worker::start_run;
+use permission::Story;
 use visitors::{Memory, Who};
 
 /// The two campaigns of the example instance that the demo sends.
@@ -35,7 +37,7 @@ const OFFER: &str = "first-flush-offer";
 /// How long the demo stays for a relay that is down: its own inbox is never down for long.
 const WAIT_SECONDS: u32 = 10;
 
-/// Shows the whole job: import, send into a built-in inbox, opens, clicks, a second campaign, report.
+/// Shows the whole job: import, send into a built-in inbox, opens, clicks, a second campaign, permission, report.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Works in a temporary folder and sends nothing out of this machine. In a terminal it\n\
     stays up for a look around until Ctrl-C; otherwise it ends by itself. With --keep the\n\
@@ -90,8 +92,10 @@ impl Demo {
         let before = inbox.messages().iter().map(|mail| mail.id).max().unwrap_or(0);
         self.send(context, &instance, OFFER).await?;
         self.recipients(context, &inbox, &site, address, before, salts[1]).await?;
+        context.out.say("");
+        let permission = permission::show(context, &instance, &inbox, address).await?;
 
-        self.report(context, &instance, address, &read).await?;
+        self.report(context, &instance, address, &read, &permission).await?;
         if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
             out.say("\nHave a look around; Ctrl-C ends the demo.");
             let _ = context.stop.clone().wait_for(|stop| *stop).await;
@@ -153,7 +157,7 @@ impl Demo {
         Ok((scanned, read))
     }
 
-    async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr, first: &Memory) -> Outcome {
+    async fn report(&self, context: &Context, instance: &Instance, address: SocketAddr, first: &Memory, permission: &Story) -> Outcome {
         let db = &mut instance.db.clone();
         let (mut reports, mut summaries) = (Vec::new(), Vec::new());
         for campaign in [NEWSLETTER, OFFER] {
@@ -169,6 +173,7 @@ impl Demo {
                     "clicked": first.clicked.load(Ordering::Relaxed),
                     "unsubscribed": first.left.load(Ordering::Relaxed),
                 },
+                "permission": permission,
                 "runs": summaries,
                 "reports": reports,
                 "report_url": format!("http://{address}/report"),
@@ -201,12 +206,18 @@ async fn open(context: &Context, folder: &Path, address: SocketAddr, inbox: &Inb
     let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let config_dir = folder.join("config");
     scaffold::write(&config_dir, &secret)?;
+    // The codes of the welcome, which a new instance has none of.
+    let topics = config_dir.join("topics.toml");
+    let text = std::fs::read_to_string(&topics)?.replace("\n# coupons = ", "\ncoupons = ");
+    std::fs::write(&topics, text)?;
     let database = format!("sqlite://{}", folder.join("optin.db").display());
     let environment = Environment::from_pairs([
         ("OPTIN_DATABASE__URL", database),
         ("OPTIN_SITE__URL", format!("http://{address}")),
         ("OPTIN_SITE__LISTEN", address.to_string()),
         ("OPTIN_SMTP__URL", format!("smtp://{}?tls=none", inbox.address())),
+        // Nothing leaves this machine, no question to a name server either.
+        ("OPTIN_DELIVERY__MX_LOOKUPS", "false".to_owned()),
     ]);
     let config = instance::load_checked(&config_dir, &environment).map_err(|problems| anyhow::anyhow!(problems.render(false)))?;
     telemetry::start("error", false, context.out.terminal).map_err(anyhow::Error::msg)?;

@@ -140,8 +140,7 @@ struct Links {
 
 impl Links {
     fn read(mail: &Received) -> Links {
-        let html = mail.html();
-        let paths: Vec<String> = html.split(['"', '\'']).filter_map(path).collect();
+        let paths = links(mail);
         let with = |prefix: &str| paths.iter().find(|path| path.starts_with(prefix)).cloned().unwrap_or_default();
         let mut clicks: Vec<String> = paths.iter().filter(|path| path.starts_with("/c/")).cloned().collect();
         clicks.dedup();
@@ -151,19 +150,24 @@ impl Links {
     }
 }
 
+/// Paths of all links of a mail.
+pub(super) fn links(mail: &Received) -> Vec<String> {
+    mail.html().split(['"', '\'']).filter_map(path).collect()
+}
+
 fn path(text: &str) -> Option<String> {
     url::Url::parse(text).ok().filter(|url| url.scheme().starts_with("http") && url.port().is_some()).map(|url| url.path().to_owned())
 }
 
 /// One connection, kept open like a browser's.
-struct Browser {
+pub(super) struct Browser {
     requests: SendRequest<Full<Bytes>>,
     address: std::net::SocketAddr,
     agent: &'static str,
 }
 
 impl Browser {
-    async fn connect(address: std::net::SocketAddr) -> anyhow::Result<Browser> {
+    pub(super) async fn connect(address: std::net::SocketAddr) -> anyhow::Result<Browser> {
         Ok(Browser { requests: Self::open(address).await?, address, agent: AGENTS[0] })
     }
 
@@ -175,15 +179,21 @@ impl Browser {
         Ok(requests)
     }
 
-    async fn get(&mut self, path: &str) -> anyhow::Result<u16> {
-        self.request("GET", path, "").await
+    pub(super) async fn get(&mut self, path: &str) -> anyhow::Result<()> {
+        self.request("GET", path, "").await.map(drop)
     }
 
-    async fn post(&mut self, path: &str, body: &str) -> anyhow::Result<u16> {
-        self.request("POST", path, body).await
+    /// What a page says, as HTML.
+    pub(super) async fn page(&mut self, path: &str) -> anyhow::Result<String> {
+        let body = self.request("GET", path, "").await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    async fn request(&mut self, method: &str, path: &str, body: &str) -> anyhow::Result<u16> {
+    pub(super) async fn post(&mut self, path: &str, body: &str) -> anyhow::Result<()> {
+        self.request("POST", path, body).await.map(drop)
+    }
+
+    async fn request(&mut self, method: &str, path: &str, body: &str) -> anyhow::Result<Bytes> {
         if self.requests.ready().await.is_err() {
             self.requests = Self::open(self.address).await?;
         }
@@ -197,8 +207,8 @@ impl Browser {
             .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))?;
         let response = self.requests.send_request(request).await?;
         let status = response.status().as_u16();
-        response.into_body().collect().await?;
-        anyhow::ensure!(status < 400, "{method} of a mail's link was answered with {status}");
-        Ok(status)
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::ensure!(status < 400, "{method} of a page was answered with {status}");
+        Ok(body)
     }
 }
