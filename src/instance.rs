@@ -21,6 +21,7 @@ use crate::delivery::mx;
 use crate::delivery::provider::Providers;
 use crate::delivery::smtp::SmtpSettings;
 use crate::entropy::Entropy;
+use crate::rights::retention;
 use crate::segment::{self, Catalog, Rule};
 use crate::text::i18n::Languages;
 use crate::token::Keys;
@@ -300,8 +301,12 @@ pub fn signers(config: &Config) -> Result<Signers, Vec<Problem>> {
 
 /// What may be meant, and should be looked at all the same: nothing stops because of it.
 pub fn warnings(config: &Config) -> Vec<Problem> {
-    let Ok(signers) = signers(config) else { return Vec::new() };
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<Problem> = content::lint::instance::in_the_open(&config.site)
+        .into_iter()
+        .map(|found| config.sources.problem(found.place.as_ref(), found.message, found.hint))
+        .collect();
+    permission_warnings(config, &mut warnings);
+    let Ok(signers) = signers(config) else { return warnings };
     for key in &config.dkim {
         let file = dkim::key_path(&config.dir, key);
         if dkim::everybody_may_read(&file) {
@@ -325,6 +330,26 @@ pub fn warnings(config: &Config) -> Vec<Problem> {
         }
     }
     Problems::new(warnings, config.sources.clone()).list
+}
+
+/// Settings about permission and privacy that do nothing, or not what they seem to.
+fn permission_warnings(config: &Config, warnings: &mut Vec<Problem>) {
+    if let Some(message) = retention::contradiction(&config.retention) {
+        let needed = retention::hit_days_needed(&config.retention);
+        let hint = format!("nobody is erased for inactivity until `hit_days` is 0 or at least {needed}");
+        warnings.push(config.sources.problem(find_text(config, "inactive_months").as_ref(), message, hint));
+    }
+    if !config.consent.tracking_by_country.is_empty() && config.consent.country_attribute.is_none() {
+        let message = "`tracking_by_country` holds for nobody: which attribute is a person's country is not said";
+        let hint = "in `[consent]`, write `country_attribute = \"country\"`, and declare it in `[attributes]`";
+        warnings.push(config.sources.problem(find_text(config, "tracking_by_country").as_ref(), message, hint));
+    }
+    for (name, topic) in &config.topics {
+        if let (Some(pool), None) = (&topic.coupons, &topic.welcome) {
+            let message = format!("no code of `{pool}` is ever given: the topic `{name}` has no welcome to bring it");
+            warnings.push(config.sources.problem(topic.place.as_ref(), message, "write `welcome = \"TEMPLATE\"`, or remove `coupons`"));
+        }
+    }
 }
 
 /// Where a text stands in `optin.toml` (sender addresses carry no place of their own).

@@ -7,7 +7,7 @@ use crate::instance;
 
 /// Checks every file of the instance: keys, types, topics, segments, templates, schedules.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit code 1 where there are problems. Nothing is written, no database is opened.\n\n\
+#[command(after_help = "Exit code 1 where there are problems; warnings alone are fine. Nothing is written, no database is opened.\n\n\
     Examples:\n  optin check\n  optin --config shop check --json")]
 pub struct Check {}
 
@@ -23,13 +23,19 @@ impl Check {
             Ok(config) => {
                 if !context.out.json {
                     for warning in instance::warnings(&config) {
-                        let place = format!("{}:{}:{}", warning.file.display(), warning.line, warning.column);
-                        context.out.say(format!("warning: {place}: {}\n  hint: {}", warning.message, warning.hint));
+                        // What a variable says has no place in a file.
+                        let place = match (warning.file.display().to_string(), warning.line) {
+                            (file, 0) if file.is_empty() => file,
+                            (file, 0) => format!("{file}: "),
+                            (file, line) => format!("{file}:{line}:{}: ", warning.column),
+                        };
+                        context.out.say(format!("warning: {place}{}\n  hint: {}", warning.message, warning.hint));
                     }
                     context.out.data(format!(
-                        "{} is fine: {}, {}, {}, {}",
+                        "{} is fine: {}, {}, {}, {}, {}",
                         context.dir.display(),
                         counted(config.topics.len() as i64, "topic"),
+                        counted(config.forms.len() as i64, "form"),
                         counted(config.segments.len() as i64, "segment"),
                         counted(config.campaigns.len() as i64, "campaign"),
                         counted(config.messages.len() as i64, "message template")

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::contact_data::{Change, Erase, Export};
 use super::out::{Outcome, shown, table};
 use super::{Context, contact_by_email};
-use crate::consent;
+use crate::consent::{self, ALL_TOPICS, Frequency, TopicState};
 use crate::contact::{Contact, field};
 use crate::report;
 
@@ -46,19 +46,20 @@ impl ContactCommand {
         let instance = context.instance().await?;
         let contact = contact_by_email(&instance, &email).await?;
         let db = &mut instance.db.clone();
-        let standings = consent::ops::standings(db, contact.id).await?;
+        let mut states = consent::ops::states(db, contact.id).await?;
+        states.retain(|known| known.topic_id != ALL_TOPICS);
+        let choices = consent::ops::choices(db, contact.id).await?;
         let suppression = consent::ops::suppression(&instance.db, &contact.email_key).await?;
         let coupons = consent::coupons::of_contact(db, contact.id).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
-        let topics: Vec<_> = standings
-            .iter()
-            .map(|(topic, standing, since)| json!({ "topic": topic, "standing": standing, "since": since.to_string() }))
-            .collect();
+        let topics: Vec<_> = states.iter().map(topic_of).collect();
         if context.out.json {
             return context.out.document(&json!({
                 "email": contact.email,
                 "attributes": fields(&contact),
                 "topics": topics,
+                "tracking": choices.tracking.map(consent::Tracking::as_str),
+                "profiling_refused": choices.profiling_refused,
                 "suppressed": suppression.is_some(),
                 "suppression": suppression.as_ref().map(super::suppression::shown_entry),
                 "scores": {},
@@ -72,14 +73,17 @@ impl ContactCommand {
         context.out.data(&contact.email);
         let rows = fields(&contact).into_iter().map(|(name, value)| vec![name, plain(&value)]).collect();
         context.out.data(table(&["field", "value"], rows));
-        let rows =
-            standings.iter().map(|(topic, standing, since)| vec![topic.clone(), standing.to_string(), shown(&since.to_string())]).collect();
-        context.out.data(format!("\n{}", table(&["topic", "standing", "since (UTC)"], rows)));
+        context.out.data(format!("\n{}", topics_table(&states)));
+        let tracking = choices.tracking.map(|tracking| format!("opens and clicks are recorded as they chose: {}", tracking.as_str()));
+        let profiling = choices.profiling_refused.then(|| "nothing may be concluded about them from what they read".to_owned());
+        for line in tracking.into_iter().chain(profiling) {
+            context.out.data(format!("\n{line}"));
+        }
         if let Some(entry) = suppression {
             context.out.data(format!("\n{}", super::suppression::sentence(&entry)));
         }
         for given in coupons {
-            context.out.data(format!("\ncoupon of `{}` since {} UTC: {}", given.pool, shown(&given.at.to_string()), given.code));
+            context.out.data(format!("\ncoupon {} of `{}`, given on {} UTC", given.code, given.pool, shown(&given.at.to_string())));
         }
         let rows = recent
             .into_iter()
@@ -90,6 +94,36 @@ impl ContactCommand {
         }
         Ok(())
     }
+}
+
+fn topic_of(known: &TopicState) -> Value {
+    json!({
+        "topic": known.topic,
+        "standing": known.state.standing,
+        "since": known.since.to_string(),
+        "frequency": known.state.frequency.map(Frequency::as_str),
+        "until": known.state.until.or(known.state.ends).map(|until| until.to_string()),
+    })
+}
+
+/// What somebody chose has a column where somebody chose it.
+fn topics_table(states: &[TopicState]) -> String {
+    let often = states.iter().any(|known| known.state.frequency.is_some());
+    let ends = states.iter().any(|known| known.state.until.or(known.state.ends).is_some());
+    let mut head = vec!["topic", "standing", "since (UTC)"];
+    head.extend(ends.then_some("until (UTC)"));
+    head.extend(often.then_some("how often"));
+    let rows = states.iter().map(|known| {
+        let mut row = vec![known.topic.clone(), known.state.standing.to_string(), shown(&known.since.to_string())];
+        if ends {
+            row.push(known.state.until.or(known.state.ends).map_or_else(String::new, |until| shown(&until.to_string())));
+        }
+        if often {
+            row.push(known.state.frequency.map_or_else(|| "every mail".to_owned(), |often| often.as_str().to_owned()));
+        }
+        row
+    });
+    table(&head, rows.collect())
 }
 
 /// Built-in fields and attributes that are set, by name.

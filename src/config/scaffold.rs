@@ -17,6 +17,9 @@ const FILES: &[(&str, &str)] = &[
     ("campaigns/tuesday-letter.mjml", include_str!("../../config/campaigns/tuesday-letter.mjml")),
     ("messages/order-confirmation.toml", include_str!("../../config/messages/order-confirmation.toml")),
     ("messages/order-confirmation.md", include_str!("../../config/messages/order-confirmation.md")),
+    ("messages/welcome.toml", include_str!("../../config/messages/welcome.toml")),
+    ("messages/welcome.md", include_str!("../../config/messages/welcome.md")),
+    ("languages/README.md", include_str!("../../config/languages/README.md")),
     ("layouts/README.md", include_str!("../../config/layouts/README.md")),
 ];
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LinkMaker, Mail, frame};
 use crate::config::Sender;
-use crate::text::i18n::Lang;
+use crate::text::i18n::{Lang, colon};
 
 /// What one of the engine's own mails says, in one language.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,13 +163,13 @@ fn plain(text: &SystemText, sender: &Sender, leave: Option<&Leave<'_>>) -> Strin
         blocks.push(text.names.iter().map(|name| format!("- {name}")).collect::<Vec<_>>().join("\n"));
     }
     blocks.extend(text.entries.iter().map(|entry| format!("{}\n{}\n{}", entry.title, entry.note, entry.link)));
-    blocks.extend(text.button.iter().map(|button| format!("{}:\n{}", button.label, button.link)));
+    blocks.extend(text.button.iter().map(|button| format!("{}{}\n{}", button.label, colon(&text.lang).trim_end(), button.link)));
     blocks.extend(text.after.iter().cloned());
     let mut foot = vec!["-- ".to_owned()];
     if let Some(leave) = leave {
         foot.push(leave.because.to_owned());
-        foot.push(format!("{}: {}", leave.unsubscribe, leave.unsubscribe_url));
-        foot.push(format!("{}: {}", leave.preferences, leave.preferences_url));
+        foot.push(format!("{}{}{}", leave.unsubscribe, colon(&text.lang), leave.unsubscribe_url));
+        foot.push(format!("{}{}{}", leave.preferences, colon(&text.lang), leave.preferences_url));
     }
     foot.push(format!("{}, {}", sender.name, sender.postal_address));
     blocks.push(foot.join("\n"));

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::archive;
 use crate::config::Config;
 use crate::contact::Contact;
-use crate::text::i18n::{Lang, Words, fill};
+use crate::text::i18n::{Lang, colon, fill};
 
 /// Name of the archive, and of what is in it.
 pub const FILE: &str = "personal-data.zip";
@@ -55,7 +55,7 @@ fn page(config: &Config, contact: &Contact, lang: Lang, data: &Value) -> Page {
     let (how, why) = (table(words.rights_h_left, "unsubscribes", &how), table(words.rights_h_why, "reasons_for_leaving", &why));
     let mut sections = vec![
         about(config, lang),
-        fields(words, &data["person"]),
+        fields(config, lang, &data["person"]),
         table(
             words.rights_h_topics,
             "topics",
@@ -182,10 +182,16 @@ fn shown(text: &str) -> String {
     }
 }
 
-fn fields(words: &'static Words, person: &Value) -> Section {
+/// Fields as their labels call them, where `profile.toml` has one.
+fn fields(config: &Config, lang: Lang, person: &Value) -> Section {
+    let words = lang.words();
+    let label = |name: &String| {
+        let known = config.profile.iter().find(|field| field.name == *name && !field.label.is_empty());
+        known.map_or_else(|| name.clone(), |field| field.label.in_language(lang.tag()).to_owned())
+    };
     let columns = [words.rights_c_field, words.rights_c_value];
     let of = |key: &str| person[key].as_object().into_iter().flatten();
-    let rows = of("fields").chain(of("attributes")).map(|(name, value)| vec![(columns[0], name.clone()), (columns[1], cell(value))]);
+    let rows = of("fields").chain(of("attributes")).map(|(name, value)| vec![(columns[0], label(name)), (columns[1], cell(value))]);
     Section { heading: words.rights_h_fields, facts: Vec::new(), rows: rows.collect(), columns: columns.to_vec() }
 }
 
@@ -194,7 +200,7 @@ fn about(config: &Config, lang: Lang) -> Section {
     let sender = &config.sender;
     let purposes = config.topics.values().map(|topic| {
         let description = topic.description_in(lang.tag());
-        let dash = if description.is_empty() { "" } else { ": " };
+        let dash = if description.is_empty() { "" } else { colon(lang.tag()) };
         format!("{}{dash}{description} ({})", topic.name_in(lang.tag()), topic.purpose)
     });
     let mut servers: Vec<String> =

@@ -92,14 +92,18 @@ impl Rule {
 
 /// Why somebody would be taken for inactive who is not: their hits are gone before.
 pub fn contradiction(kept: &Retention) -> Option<String> {
-    // Months have 31 days at most.
-    let needed = kept.inactive_months * 31;
-    (kept.inactive_months > 0 && kept.hit_days > 0 && kept.hit_days < needed).then(|| {
+    (kept.inactive_months > 0 && kept.hit_days > 0 && kept.hit_days < hit_days_needed(kept)).then(|| {
         format!(
             "`inactive_months = {}` looks at opens and clicks that `hit_days = {}` has removed by then: people who read every mail would be erased",
             kept.inactive_months, kept.hit_days
         )
     })
+}
+
+/// The shortest `hit_days` with which `inactive_months` sees every sign of life.
+pub fn hit_days_needed(kept: &Retention) -> u32 {
+    // Months have 31 days at most.
+    kept.inactive_months * 31
 }
 
 /// What a rule found, or removed.

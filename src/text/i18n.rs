@@ -95,6 +95,11 @@ static BUILT_IN: LazyLock<Languages> = LazyLock::new(|| {
     Languages(languages.collect())
 });
 
+/// A colon, and what stands after it, in a language (a BCP 47 tag).
+pub fn colon(tag: &str) -> &'static str {
+    if tag.split('-').next().is_some_and(|language| matches!(language, "zh" | "ja")) { "：" } else { ": " }
+}
+
 impl Languages {
     /// Those that come with optin.
     pub fn built_in() -> Languages {

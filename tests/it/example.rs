@@ -119,3 +119,97 @@ fn the_layout_that_the_readme_shows_works() {
     assert!(mail.html.contains("1 Leaf Street") && mail.html.contains("https://news.tea.example/u/TOKEN"), "{}", mail.html);
     assert!(mail.html.contains("The spring leaves are in"));
 }
+
+/// Copies the example into a folder of its own.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            std::fs::copy(&path, target).unwrap();
+        }
+    }
+}
+
+/// What may stand in a table, as `check` tells whoever writes something else there.
+fn known_keys(file: &str, table: &str) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    copy(&repository().join("config"), dir.path());
+    let path = dir.path().join(file);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let stranger = "zzzzzzzzzzzz = 1\n";
+    let changed = match table {
+        "" => format!("{stranger}{text}"),
+        table if text.contains(&format!("\n[{table}]\n")) => text.replace(&format!("\n[{table}]\n"), &format!("\n[{table}]\n{stranger}")),
+        table => format!("{text}\n[{table}]\n{stranger}"),
+    };
+    std::fs::write(&path, changed).unwrap();
+    let problems = load(dir.path(), &Environment::default()).expect_err("nobody knows zzzzzzzzzzzz");
+    let stranger = problems.list.iter().find(|problem| problem.message.contains("zzzzzzzzzzzz")).unwrap_or_else(|| panic!("{problems:?}"));
+    let known = stranger.hint.strip_prefix("known here: ").unwrap_or_else(|| panic!("{}", stranger.hint));
+    known.split(", ").map(|key| key.trim_matches('`').to_owned()).collect()
+}
+
+#[test]
+fn the_example_shows_every_setting() {
+    let tables: &[(&str, &[&str])] = &[
+        ("optin.toml", &["", "site", "smtp", "limits", "provider.gmail", "sender", "delivery", "consent", "forms", "retention", "rights", "log"]),
+        ("topics.toml", &["tea-letter"]),
+        ("forms.toml", &["tea"]),
+        ("profile.toml", &["city"]),
+        ("segments.toml", &["quiet"]),
+        ("campaigns/spring-leaves.toml", &["", "tracking", "delivery"]),
+        ("messages/order-confirmation.toml", &[""]),
+    ];
+    let mut seen = 0;
+    for (file, tables) in tables {
+        let text = std::fs::read_to_string(repository().join("config").join(file)).unwrap();
+        for table in *tables {
+            for key in known_keys(file, table) {
+                seen += 1;
+                let shown = text.lines().map(|line| line.trim_start_matches("# ")).any(|line| {
+                    let table_of_it = line.trim_matches(['[', ']']);
+                    let as_key = line.strip_prefix(&key).is_some_and(|rest| rest.starts_with(" = "));
+                    as_key || (line.starts_with('[') && table_of_it.split('.').any(|part| part == key))
+                });
+                assert!(shown, "`{key}` of `[{table}]` is nowhere in config/{file}");
+            }
+        }
+    }
+    assert!(seen > 90, "only {seen} keys: the hints do not tell all of them");
+}
+
+#[test]
+fn what_does_nothing_or_not_what_it_seems_to_is_said_by_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config");
+    copy(&repository().join("config"), &config);
+    let warnings = || {
+        let checked = crate::support::command(&["check", "--json"]).dir(dir.path()).run().exits(0).json();
+        let warnings = checked["warnings"].as_array().unwrap().clone();
+        warnings.iter().map(|one| format!("{} {}", one["line"], one["message"].as_str().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(), Vec::<String>::new());
+    let change = |file: &str, from: &str, to: &str| {
+        let path = config.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+    };
+    change("optin.toml", "hit_days = 760", "hit_days = 90");
+    change("optin.toml", "inactive_months = 0", "inactive_months = 24");
+    change("optin.toml", "# DE = ", "DE = ");
+    change("optin.toml", "\ncountry_attribute = ", "\n# country_attribute = ");
+    change("optin.toml", "url = \"http://127.0.0.1:8080\"", "url = \"http://news.tea.example\"");
+    change("topics.toml", "# coupons = ", "coupons = ");
+    change("topics.toml", "\nwelcome = ", "\n# welcome = ");
+    let said = warnings();
+    let expected = ["`http://news.tea.example` is not https", "`inactive_months = 24`", "`tracking_by_country` holds for nobody", "no code of `first-cup`"];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for part in expected {
+        assert!(said.iter().any(|one| one.contains(part) && !one.starts_with("0 ")), "{part}\n{said:#?}");
+    }
+}

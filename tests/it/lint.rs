@@ -33,7 +33,11 @@ on_each_database!(
         let sink = Sink::start();
         let local = shop(&database, &sink);
         let (code, findings) = lint(&local);
-        assert_eq!((code, rules(&findings, "warning"), rules(&findings, "error")), (0, set(&["site-https", "site-local"]), set(&[])));
+        assert_eq!((code, rules(&findings, "warning"), rules(&findings, "error")), (0, set(&["site-local"]), set(&[])));
+        let open = shop(&database, &sink).with_env("OPTIN_SITE__URL", "http://news.tea.example");
+        assert_eq!(rules(&lint(&open).1, "warning"), set(&["site-https"]));
+        let checked = open.optin(&["check"]).exits(0);
+        assert!(checked.stderr.contains("warning: `http://news.tea.example` is not https"), "{checked}");
         let shop = local.with_env("OPTIN_SITE__URL", "https://news.tea.example");
         let (code, findings) = lint(&shop);
         assert_eq!((code, findings), (0, vec![]));

@@ -1,7 +1,7 @@
 //! Rules that look at what all campaigns share.
 
 use super::{Found, InstanceRule, InstanceView, Rule, Severity, languages_of, listed, missing_languages};
-use crate::config::Place;
+use crate::config::{Place, Site};
 use crate::content::check::uses;
 
 const fn rule(id: &'static str, severity: Severity, find: fn(&InstanceView<'_>) -> Vec<Found>) -> InstanceRule {
@@ -18,24 +18,33 @@ pub const RULES: &[InstanceRule] = &[
 ];
 
 fn site_https(view: &InstanceView<'_>) -> Vec<Found> {
-    let url = &view.config.site.url;
-    if url.value.starts_with("https://") {
-        return Vec::new();
-    }
-    let hint = "one-click unsubscribe needs https (RFC 8058, 3.1), and so do Gmail and Yahoo: put a proxy with a certificate before it";
-    vec![Found::new(format!("`{}` is not https", url.value), hint, url.place.clone())]
+    in_the_open(&view.config.site).into_iter().collect()
 }
 
-fn site_local(view: &InstanceView<'_>) -> Vec<Found> {
-    let url = &view.config.site.url;
-    let parsed = url::Url::parse(&url.value).ok();
-    let local = match parsed.as_ref().and_then(url::Url::host) {
+/// A public site without https.
+pub fn in_the_open(site: &Site) -> Option<Found> {
+    let url = &site.url;
+    if url.value.starts_with("https://") || is_local(&url.value) {
+        return None;
+    }
+    let hint = "one-click unsubscribe needs https (RFC 8058, 3.1), and so do Gmail and Yahoo: put a proxy with a certificate before it";
+    Some(Found::new(format!("`{}` is not https", url.value), hint, url.place.clone()))
+}
+
+/// Whether an address leads to this machine or the network around it.
+fn is_local(url: &str) -> bool {
+    let parsed = url::Url::parse(url).ok();
+    match parsed.as_ref().and_then(url::Url::host) {
         Some(url::Host::Domain(name)) => name == "localhost" || !name.contains('.'),
         Some(url::Host::Ipv4(address)) => address.is_loopback() || address.is_private() || address.is_link_local(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => true,
-    };
-    if !local {
+    }
+}
+
+fn site_local(view: &InstanceView<'_>) -> Vec<Found> {
+    let url = &view.config.site.url;
+    if !is_local(&url.value) {
         return Vec::new();
     }
     let message = format!("nobody outside reaches `{}`: unsubscribe links of mails sent like this lead nowhere", url.value);
