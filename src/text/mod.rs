@@ -1,6 +1,7 @@
 //! Text that people read: languages, and addresses shown without giving them away.
 
 pub mod i18n;
+mod words;
 
 /// An address as it may stand in a log line: first character, domain.
 pub fn mask_email(email: &str) -> String {

@@ -59,7 +59,7 @@ on_each_database!(
         let shop = shop(&database, &settings);
         people(&shop, &[("customer.example", 1_000)]);
         let running = sending(&shop);
-        reserve.wait_for(20, 30);
+        reserve.wait_for(1, 30);
         first.come_up();
         let (code, output) = running.wait(60);
         assert_eq!(code, 0, "{output:#?}");
