@@ -118,7 +118,11 @@ pub async fn enter(
             ops::request(tx, event, now).await?;
             let profile = (!entry.fields.is_empty()).then(|| to_json(entry.fields));
             tx.execute(
-                "UPDATE confirmation SET locale = $1, form = $2, profile = $3 WHERE topic_id = $4 AND contact_id = $5",
+                // A later request that says nothing about these leaves what an earlier one said.
+                "UPDATE confirmation
+                 SET locale = COALESCE(CAST($1 AS TEXT), locale), form = COALESCE(CAST($2 AS TEXT), form),
+                   profile = COALESCE(CAST($3 AS TEXT), profile)
+                 WHERE topic_id = $4 AND contact_id = $5",
                 args![entry.locale, entry.form, profile, topic.topic_id, contact_id],
             )
             .await?;

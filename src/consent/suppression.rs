@@ -300,6 +300,11 @@ pub async fn removals(db: &mut impl Connection, digests: &Digests, kind: Kind, v
     sql::removals(db, &subjects).await
 }
 
+/// Drops the words with which entries of an erased address were taken off the list: operators name people.
+pub async fn forget_removals(tx: &mut Tx, digests: &Digests, email_key: &str) -> Result<(), DbError> {
+    sql::clear_removals(tx, &digests.all(email_key).collect::<Vec<_>>()).await
+}
+
 /// Deletes entries whose time is over; answers how many. Costs two looks at an index where there are none.
 pub async fn expire(db: &Db, now: Time) -> Result<u64, DbError> {
     if !sql::any_expired(&mut db.clone(), now).await? {

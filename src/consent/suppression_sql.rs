@@ -175,6 +175,13 @@ pub(super) async fn removals(db: &mut impl Connection, subjects: &[String]) -> R
         .collect()
 }
 
+pub(super) async fn clear_removals(tx: &mut Tx, subjects: &[String]) -> Result<(), DbError> {
+    for subject in subjects {
+        tx.execute("UPDATE suppression_removal SET source = '' WHERE subject = $1", args![subject]).await?;
+    }
+    Ok(())
+}
+
 pub(super) async fn any_expired(db: &mut impl Connection, now: Time) -> Result<bool, DbError> {
     let rows = db
         .rows(

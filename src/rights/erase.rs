@@ -67,6 +67,7 @@ pub async fn erase(
         consent::ops::suppress(tx, vec![(contact.email_key.clone(), reason.clone())], erasure.source, now).await?;
         suppression::remember_erased(tx, &Digests::new(keys), &[&contact.email_key], erasure.source, now).await?;
     }
+    suppression::forget_removals(tx, &Digests::new(keys), &contact.email_key).await?;
     // The row itself before its traces: an outcome that is written meanwhile finds nobody.
     contact::care::erase(tx, contact.id).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;

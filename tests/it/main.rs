@@ -43,6 +43,7 @@ mod rights_pages;
 mod segment;
 mod send;
 mod session;
+mod shown;
 mod suppressions;
 mod tidy;
 mod tracking_consent;

@@ -22,7 +22,15 @@ const FILES: &[(&str, &str)] = &[
         "[site]\nurl = \"http://127.0.0.1:8080\"\n[sender]\nname = \"Tea House\"\nemail = \"letters@tea.example\"\npostal_address = \"1 Leaf Street, Taipei\"\n\
          [attributes]\ncity = \"text\"\ntags = \"list\"\nvisits = \"number\"\nborn = \"date\"\n",
     ),
-    ("topics.toml", "[letter]\nname = \"Letter\"\ndescription = \"Weekly\"\n\n[offers]\nname = \"Offers\"\n"),
+    (
+        "topics.toml",
+        "[letter]\nname = \"Letter\"\ndescription = \"Weekly\"\n\n[offers]\nname = \"Offers\"\n\n[news]\nname = \"News\"\nopt_in = \"double\"\n\n\
+         [club]\nname = \"Club\"\nwelcome = \"hello\"\ncoupons = \"welcome\"\n",
+    ),
+    ("profile.toml", "[first_name]\nlabel = \"First name\"\n\n[city]\nlabel = \"City\"\n"),
+    ("forms.toml", "[tea]\ntopics = [\"news\"]\nfields = [\"first_name\", \"city\"]\n"),
+    ("messages/hello.toml", "subject = \"Welcome\"\nbody = \"hello.md\"\n"),
+    ("messages/hello.md", "Welcome. {{ data.coupon }}\n"),
     ("campaigns/hello.toml", "topic = \"letter\"\nsubject = \"Hello {{ contact.first_name }}\"\nbody = \"hello.md\"\n"),
     ("campaigns/hello.md", "Hello [shop](https://shop.example/tea)\n"),
     ("campaigns/second.toml", "topic = \"letter\"\nsubject = \"Second\"\nbody = \"hello.md\"\n"),
@@ -51,7 +59,19 @@ fn forms(text: &str) -> Vec<Vec<u8>> {
 
 /// What names the person, and every form of it in lower case.
 static NEEDLES: LazyLock<Vec<(&str, Vec<String>)>> = LazyLock::new(|| {
-    let facts = [EMAIL, "Meilinguniq", "Wangx", PHONE, IP, AGENT, "Tainanuniq", "CRM-uniq-17", "new.uniqaddress@leafuniq.example"];
+    let facts = [
+        EMAIL,
+        "Meilinguniq",
+        "Wangx",
+        PHONE,
+        IP,
+        AGENT,
+        "Tainanuniq",
+        "CRM-uniq-17",
+        "is bored",
+        "Typeduniq",
+        "new.uniqaddress@leafuniq.example",
+    ];
     let lower = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).to_lowercase();
     facts.map(|text| (text, forms(text).into_iter().map(lower).collect())).to_vec()
 });
@@ -157,30 +177,10 @@ async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<Str
     visit("POST", &format!("{page}/data"), b"action=export");
     sink.wait_for(3, 20);
     instance.optin(&["rights", "add", "rectification", EMAIL, "--note", "Meilinguniq wrote"]).exits(0);
-    let token = instance.optin(&["token", "create", "--name", "shop", "--scope", "contacts", "--json"]).exits(0).json();
-    std::fs::write(instance.root().join("token"), token["token"].as_str().unwrap()).unwrap();
-    assert_eq!(saved_by_program(&site_of(&letter), token["token"].as_str().unwrap()).status, 200);
-    let contact: i64 = db.fetch_one("SELECT id FROM contact", vec![]).await.unwrap().get(0).unwrap();
-    let statements = [
-        format!("INSERT INTO coupon (pool, code, contact_id, given_at) VALUES ('welcome', 'TEA-1', {contact}, 5)"),
-        format!(
-            "INSERT INTO withdrawal_reason (id, at, contact_id, topic_id, reason, comment) VALUES (7, 5, {contact}, 0, 'other', 'Meilinguniq is bored')"
-        ),
-        format!(
-            "INSERT INTO confirmation (topic_id, contact_id, asked_at, due_at, tries, sent_at, profile)
-             SELECT id, {contact}, 5, 5, 1, 5, '{{\"last_name\":\"Wangx typed\"}}' FROM topic WHERE name = 'offers'"
-        ),
-        "INSERT INTO suppression_rule (kind, value, reason, source, at) VALUES ('domain', '*.teauniq.example', 'manual', 'a list', 5)"
-            .to_owned(),
-        format!(
-            "INSERT INTO digest (topic_id, contact_id, frequency, since, next_at) SELECT id, {contact}, 'weekly', 5, 6 FROM topic WHERE name = 'letter'"
-        ),
-    ];
-    for statement in statements {
-        db.execute(&statement, vec![]).await.unwrap();
-    }
+    everything_else(instance, db, &page).await;
     // Leaves one topic by the page, so that address and agent stand in the ledger.
     visit("POST", &link(&letter, "/u/"), b"leave=topic");
+    visit("POST", &link(&letter, "/u/"), b"left=topic&reason=other&comment=Meilinguniq+is+bored");
     support::wait_until("the click is written", 10, || {
         let shown = instance.optin(&["contact", "show", EMAIL, "--json"]).exits(0).json();
         shown["recent"].as_array().unwrap().iter().any(|recent| recent["what"] == "click").then_some(())
@@ -188,7 +188,61 @@ async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<Str
     serving.signal("TERM");
     let (code, lines) = serving.wait(20);
     assert_eq!(code, 0, "{lines:?}");
+    // Suppressed for a while, and let in again: on words that name them.
+    instance.optin(&["suppression", "add", EMAIL, "--reason", "manual", "--source", "Meilinguniq called"]).exits(0);
+    instance.optin(&["suppression", "remove", EMAIL, "--source", "Wangx called again"]).exits(0);
     (letter, lines)
+}
+
+/// What somebody leaves who uses all there is: a form, a program's request, a welcome with a coupon, a choice
+/// of fewer mails, the link to their profile. `page` is their preference centre.
+async fn everything_else(instance: &Instance, db: &Db, page: &str) {
+    let form = instance.url("/subscribe/tea");
+    let shown = visit("GET", &form, b"").text();
+    let wording = shown.split("name=\"wording\"").nth(1).unwrap().split("value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let pairs = [("email", EMAIL), ("f.first_name", "Typeduniq"), ("f.city", "Typeduniq city"), ("wording", wording), ("website", "")];
+    let sent = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    assert_eq!(visit("POST", &form, sent.as_bytes()).status, 200);
+    instance.write("../codes.txt", "TEA-1\n");
+    instance.optin(&["coupon", "import", "welcome", "codes.txt"]).exits(0);
+    for topic in ["club", "offers"] {
+        instance.optin(&["consent", "grant", EMAIL, "--topic", topic, "--source", "form 17"]).exits(0);
+    }
+    instance.optin(&["consent", "frequency", EMAIL, "weekly", "--topic", "offers", "--source", "Meilinguniq called"]).exits(0);
+    assert_eq!(visit("POST", page, b"action=profile").status, 200);
+    let token = instance.optin(&["token", "create", "--scope", "subscriptions", "--name", "shop", "--json"]).exits(0).json();
+    let authorization = format!("Bearer {}", token["token"].as_str().unwrap());
+    let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json"), ("Idempotency-Key", "for Meilinguniq")];
+    let asks = serde_json::json!({ "email": EMAIL, "topics": ["news"], "source": "Meilinguniq", "ip": IP, "agent": AGENT }).to_string();
+    for _ in 0..2 {
+        let answer = http::request("POST", &instance.url("/api/v1/subscriptions"), &headers, asks.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let token = instance.optin(&["token", "create", "--name", "crm", "--scope", "contacts", "--json"]).exits(0).json();
+    std::fs::write(instance.root().join("token"), token["token"].as_str().unwrap()).unwrap();
+    assert_eq!(saved_by_program(&instance.url(""), token["token"].as_str().unwrap()).status, 200);
+    let there = [
+        "SELECT 1 FROM confirmation WHERE message_id IS NOT NULL AND sent_at IS NOT NULL",
+        "SELECT 1 FROM coupon WHERE code = 'TEA-1' AND contact_id IS NOT NULL",
+        "SELECT 1 FROM welcome WHERE message_id IS NOT NULL",
+        "SELECT 1 FROM digest",
+        "SELECT 1 FROM api_request WHERE status = 200",
+    ];
+    for sql in there {
+        let mut left = 300;
+        while db.fetch_all(sql, vec![]).await.unwrap().is_empty() {
+            left -= 1;
+            assert!(left > 0, "waited in vain: {sql}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    // Nothing is under way: all that was written has left.
+    let mut left = 300;
+    while !db.fetch_all("SELECT 1 FROM delivery WHERE state IN ('due', 'claimed', 'deferred')", vec![]).await.unwrap().is_empty() {
+        left -= 1;
+        assert!(left > 0, "the mails leave");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 on_each_database! {
@@ -202,16 +256,16 @@ on_each_database! {
 
         // A copy of everything, before.
         let data = instance.optin(&["contact", "export", EMAIL, "--json"]).exits(0).json();
-        for key in ["topics", "consent_history", "mails", "opens_and_clicks", "messages", "coupons", "reasons_for_leaving", "collections", "requests", "confirmations", "suppression", "api_answers"] {
+        for key in ["topics", "consent_history", "mails", "opens_and_clicks", "messages", "coupons", "reasons_for_leaving", "collections", "requests", "confirmations", "welcomes", "api_answers", "suppressions_removed"] {
             assert!(!data[key].as_array().unwrap().is_empty(), "{key}: {data:#}");
         }
         let all = data.to_string();
-        for part in [EMAIL, PHONE, IP, AGENT, "Tainanuniq", "TEA-1", "is bored", "no Meilinguniq here", "paper form", "Tainanuniq 4", "shop.example/tea", "Wangx typed", "*.teauniq.example"] {
+        for part in [EMAIL, PHONE, IP, AGENT, "Tainanuniq", "TEA-1", "is bored", "no Meilinguniq here", "paper form", "Tainanuniq 4", "shop.example/tea", "Typeduniq city", "weekly", "Wangx called again", "profile"] {
             assert!(all.contains(part), "the copy lacks {part}: {data:#}");
         }
-        db.execute("DELETE FROM suppression_rule", vec![]).await.unwrap();
         assert!(everything(&db).await.iter().any(|(_, bytes)| find(bytes).is_some()), "the search finds what is there");
 
+        let mails = sink.received().len();
         let before: Vec<Value> = ["hello", "second"].map(|name| instance.optin(&["report", name, "--json"]).exits(0).json()).to_vec();
         assert!(before[0]["clicks"]["unique"].as_i64().unwrap() + before[0]["clicks"]["machine"].as_i64().unwrap() > 0, "{before:?}");
         let named = instance.optin(&["contact", "erase", EMAIL, "--yes", "--source", "letter of meilinguniq"]).exits(1);
@@ -252,7 +306,7 @@ on_each_database! {
         for (place, bytes) in everything(&db).await {
             assert_eq!(find(&bytes), None, "after visits, {place}: {}", String::from_utf8_lossy(&bytes));
         }
-        assert_eq!(sink.received().len(), 3, "no mail after the erasure");
+        assert_eq!(sink.received().len(), mails, "no mail after the erasure");
 
         // The file itself, free pages and all.
         if let Some(path) = database.url.strip_prefix("sqlite://") {
@@ -271,6 +325,6 @@ on_each_database! {
             .exits(0);
         let again = instance.optin(&["send", "third", "--json"]).exits(0).json();
         assert_eq!(again["sent"], 1, "{again:#}");
-        assert_eq!(sink.wait_for(4, 20)[3].to, ["other@tea.example"]);
+        assert_eq!(sink.wait_for(mails + 1, 20)[mails].to, ["other@tea.example"]);
     }
 }

@@ -80,10 +80,9 @@ async fn visits(context: &Context, instance: &Arc<Instance>, inbox: &Inbox, addr
     }
     let codes = consent::coupons::latest(&mut instance.db.clone(), POOL, CODES.len() as i64).await?;
     let codes: Vec<&str> = codes.iter().rev().map(|given| given.code.as_str()).collect();
-    context.out.say(format!(
-        "Two visitors subscribed by the form and confirmed by mail; each welcome brought a code ({}).",
-        codes.join(", ")
-    ));
+    context
+        .out
+        .say(format!("Two visitors subscribed by the form and confirmed by mail; each welcome brought a code ({}).", codes.join(", ")));
     let topics = consent::ops::topics(&mut instance.db.clone()).await?;
     let topic = topics.into_iter().find(|(_, name)| name == TOPIC).map_or(0, |(id, _)| id);
     let choice = format!("shown={topic}&topic={topic}&was.often.{topic}=every&often.{topic}=weekly&save=1");

@@ -1,12 +1,16 @@
 //! Forms under fire: limits, challenges, bombs, and people who are still served.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use optin::consent::requests;
 
 use super::{FORM, Site, encoded, site, solve, value};
-use crate::support::http::get;
-use crate::support::on_each_database;
+use crate::flows::{link, stop};
+use crate::support::http::{get, post};
+use crate::support::process::Running;
+use crate::support::smtp::Sink;
+use crate::support::{on_each_database, wait_until};
 
 /// Posts of one bomb.
 const POSTS: usize = 10_000;
@@ -16,10 +20,19 @@ const BOTS: usize = 16;
 /// Sends `POSTS` forms made by `make(number) -> (client, address)`. Answers how many were thanked, how many
 /// were asked for a proof, how many got 429.
 fn bomb(site: &Site, make: impl Fn(usize) -> (String, String) + Sync) -> (usize, usize, usize) {
+    bomb_around(site, make, || ())
+}
+
+/// The same; `meanwhile` happens once half of them were sent.
+fn bomb_around(site: &Site, make: impl Fn(usize) -> (String, String) + Sync, meanwhile: impl FnOnce() + Send) -> (usize, usize, usize) {
     let wording = site.wording("plain");
     let (next, counts) = (AtomicUsize::new(0), [const { AtomicUsize::new(0) }; 3]);
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
+            scope.spawn(|| {
+                wait_until("half of the bomb", 120, || (next.load(Ordering::Relaxed) >= POSTS / 2).then_some(()));
+                meanwhile();
+            });
             for _ in 0..BOTS {
                 scope.spawn(|| {
                     loop {
@@ -55,6 +68,39 @@ async fn served(site: &Site, email: &str, client: &str) {
     assert_eq!(site.confirmations(email).await, 1);
 }
 
+/// The worker that sends what forms ask for, as a process of its own, to `sink`.
+fn worker(site: &Site, sink: &Sink) -> Running {
+    let call = site.files.command(&["serve", "--only", "worker"]).env("OPTIN_SMTP__URL", sink.url());
+    let mut running = call.clock(&super::NOW.to_string()).spawn();
+    running.wait_for_line("optin is ready", 20);
+    running
+}
+
+/// A person who comes in the middle of a bomb: is served, gets their mail, confirms. Answers how long that took.
+fn subscribes(site: &Site, sink: &Sink, email: &str, client: &str) -> Duration {
+    let started = Instant::now();
+    let page = site.subscribe("plain", client, &[("email", email)]).text();
+    let page = if page.contains("data-challenge") { proved(site, client, &page).text() } else { page };
+    assert!(page.contains("Thank you"), "{page}");
+    let mail = wait_until("the mail of somebody real", 20, || sink.received().into_iter().find(|mail| mail.to == [email]));
+    let confirm = link(&mail, "/s/");
+    let answer = post(&site.url(&confirm[confirm.find("/s/").unwrap()..]), FORM, b"confirm=1");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    started.elapsed()
+}
+
+/// Whether the mails of the bomb have all left: nothing is waiting to be written or sent.
+async fn all_sent(site: &Site) {
+    for _ in 0..400 {
+        let waiting = site.count("SELECT COUNT(*) FROM confirmation WHERE sent_at IS NULL").await;
+        if waiting + site.count("SELECT COUNT(*) FROM delivery WHERE state <> 'sent'").await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("mails are left unsent");
+}
+
 /// Sends a page with a challenge on, solved.
 fn proved(site: &Site, client: &str, page: &str) -> crate::support::http::Response {
     let challenge = value(page, "challenge");
@@ -66,16 +112,27 @@ fn proved(site: &Site, client: &str, page: &str) -> crate::support::http::Respon
 on_each_database! {
     async fn ten_thousand_posts_for_one_address_send_one_mail(database) {
         let site = site(&database, "challenge_bits = 8").await;
-        let (thanked, proof, refused) = bomb(&site, |number| (format!("198.{}.{}.{}", 18 + number / 65_536, number / 256 % 256, number % 256), "victim@tea.example".to_owned()));
-        let (mails, asked) = (site.confirmations("victim@tea.example").await, site.count("SELECT COUNT(*) FROM consent_event").await);
+        let (sink, mut took) = (Sink::start(), Duration::ZERO);
+        let sending = worker(&site, &sink);
+        let bots = |number| (format!("198.{}.{}.{}", 18 + number / 65_536, number / 256 % 256, number % 256), "victim@tea.example".to_owned());
+        let (thanked, proof, refused) = bomb_around(&site, bots, || took = subscribes(&site, &sink, "joe@tea.example", "203.0.113.4"));
+        assert_eq!(site.standing("joe@tea.example", "letter").await, "subscribed");
+        all_sent(&site).await;
+        let to_victim = sink.received().iter().filter(|mail| mail.to == ["victim@tea.example"]).count();
+        assert_eq!((to_victim, sink.received().len()), (1, 2), "at the mail server");
+        let of_victim = "SELECT COUNT(*) FROM consent_event e JOIN contact c ON c.id = e.contact_id WHERE c.email_key = 'victim@tea.example'";
+        let (mails, asked) = (site.confirmations("victim@tea.example").await, site.count(of_victim).await);
         served(&site, "mei@tea.example", "203.0.113.5").await;
-        crate::support::say(format!("one address, {POSTS} clients: {thanked} taken, {proof} asked for a proof, {refused} refused; {mails} confirmation mail"));
+        crate::support::say(format!("{}: one address, {POSTS} clients: {thanked} taken, {proof} asked for a proof, {refused} refused; {to_victim} mail at the server; somebody else subscribed and confirmed in the middle within {took:?}", database.name));
         assert_eq!((mails, asked, thanked + proof + refused), (1, 1, POSTS));
         assert_eq!(thanked, 5, "per_address");
         // An hour later the address may ask again, and still gets no second mail within its day.
         site.clock.advance(3_600_000);
         assert_eq!(site.subscribe("plain", "203.0.113.9", &[("email", "victim@tea.example")]).status, 200);
-        assert_eq!(site.count("SELECT COUNT(*) FROM consent_event WHERE action = 'requested'").await, 2, "the victim's one and Mei's");
+        assert_eq!(site.count("SELECT COUNT(*) FROM consent_event WHERE action = 'requested'").await, 3, "the victim's one, Joe's and Mei's");
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(sink.received().iter().filter(|mail| mail.to == ["victim@tea.example"]).count(), 1);
+        stop(sending);
         let mut tx = site.instance.db.begin().await.unwrap();
         assert!(requests::forget(&mut tx, site.clock.now().plus(86_400_000)).await.unwrap() > 5);
         tx.commit().await.unwrap();
@@ -87,8 +144,13 @@ on_each_database! {
     async fn ten_thousand_addresses_from_one_client_stay_within_its_limit(database) {
         let site = site(&database, "challenge_bits = 8").await;
         // All of one /64, as one machine has it.
-        let (thanked, proof, refused) = bomb(&site, |number| (format!("2001:db8:7:7::{number:x}"), format!("victim{number}@tea.example")));
-        let without = site.count("SELECT COUNT(*) FROM confirmation").await;
+        let (sink, mut took) = (Sink::start(), Duration::ZERO);
+        let sending = worker(&site, &sink);
+        let victims = |number| (format!("2001:db8:7:7::{number:x}"), format!("victim{number}@tea.example"));
+        let (thanked, proof, refused) = bomb_around(&site, victims, || took = subscribes(&site, &sink, "ann@tea.example", "203.0.113.4"));
+        assert_eq!(site.standing("ann@tea.example", "letter").await, "subscribed");
+        all_sent(&site).await;
+        let without = sink.received().iter().filter(|mail| mail.to != ["ann@tea.example"]).count();
         served(&site, "mei@tea.example", "203.0.113.5").await;
         // The bot learns to solve: up to the client's burst, and no further.
         let mut solved = 0;
@@ -97,11 +159,13 @@ on_each_database! {
             let page = site.subscribe("plain", "2001:db8:7:7::1", &[("email", &email)]).text();
             solved += usize::from(page.contains("data-challenge") && proved(&site, "2001:db8:7:7::1", &page).status == 200);
         }
-        let mails = site.count("SELECT COUNT(*) FROM confirmation").await;
-        crate::support::say(format!("one client, {POSTS} addresses: {thanked} taken, {proof} asked for a proof, {refused} refused; {without} confirmation mails, {solved} more after solved challenges"));
+        all_sent(&site).await;
+        let mails = sink.received().len();
+        crate::support::say(format!("{}: one client, {POSTS} addresses: {thanked} taken, {proof} asked for a proof, {refused} refused; {without} mails at the server, {solved} more after solved challenges; somebody else subscribed and confirmed in the middle within {took:?}", database.name));
         assert_eq!((thanked, without, thanked + proof + refused), (5, 5, POSTS));
-        assert_eq!((solved, mails), (5, 11), "burst 10, and Mei's");
+        assert_eq!((solved, mails), (5, 12), "burst 10, Ann's and Mei's");
         served(&site, "joe@tea.example", "203.0.113.6").await;
+        stop(sending);
     }
 }
 
