@@ -57,13 +57,11 @@ pub(super) struct Erase {
 
 /// Correcting one person's data.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new\n\
+#[command(after_help = "The ledger notes which fields changed; what somebody agreed to or refused stays theirs under a new\n\
     address, and a suppressed address does not become mailable by another name.\n\n\
     Examples:\n  optin contact change mei@tea.example --set first_name=Mei --set city=Tainan\n  \
     optin contact change mei@tea.example --email mei@leaf.example --source 'by telephone'\n  \
-    optin contact change mei@tea.example --set phone=      # empties it"
-)]
+    optin contact change mei@tea.example --set phone=      # empties it")]
 pub(super) struct Change {
     /// The address.
     email: String,

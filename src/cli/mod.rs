@@ -263,7 +263,9 @@ async fn contact_by_email(instance: &Instance, email: &str) -> Result<crate::con
     let address = parse_address(email)?;
     match crate::contact::sql::by_email_key(&mut instance.db.clone(), &instance.schema, address.key()).await? {
         Some(contact) => Ok(contact),
-        None => refused(format!("no contact has the address `{email}`\nhint: `optin import contacts FILE` brings contacts in; `optin suppression check` knows who was erased")),
+        None => refused(format!(
+            "no contact has the address `{email}`\nhint: `optin import contacts FILE` brings contacts in; `optin suppression check` knows who was erased"
+        )),
     }
 }
 

@@ -410,4 +410,3 @@ words! {
     rights_c_code,
     rights_c_due,
 }
-

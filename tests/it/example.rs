@@ -156,7 +156,10 @@ fn known_keys(file: &str, table: &str) -> Vec<String> {
 #[test]
 fn the_example_shows_every_setting() {
     let tables: &[(&str, &[&str])] = &[
-        ("optin.toml", &["", "site", "smtp", "limits", "provider.gmail", "sender", "delivery", "consent", "forms", "retention", "rights", "log"]),
+        (
+            "optin.toml",
+            &["", "site", "smtp", "limits", "provider.gmail", "sender", "delivery", "consent", "forms", "retention", "rights", "log"],
+        ),
         ("topics.toml", &["tea-letter"]),
         ("forms.toml", &["tea"]),
         ("profile.toml", &["city"]),
@@ -217,7 +220,12 @@ fn what_does_nothing_or_not_what_it_seems_to_is_said_by_check() {
     change("topics.toml", "# coupons = ", "coupons = ");
     change("topics.toml", "\nwelcome = ", "\n# welcome = ");
     let said = warnings();
-    let expected = ["`http://news.tea.example` is not https", "`inactive_months = 24`", "`tracking_by_country` holds for nobody", "no code of `first-cup`"];
+    let expected = [
+        "`http://news.tea.example` is not https",
+        "`inactive_months = 24`",
+        "`tracking_by_country` holds for nobody",
+        "no code of `first-cup`",
+    ];
     assert_eq!(said.len(), expected.len(), "{said:#?}");
     for part in expected {
         assert!(said.iter().any(|one| one.contains(part) && !one.starts_with("0 ")), "{part}\n{said:#?}");

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::visitors::{Browser, links};
 use crate::cli::Context;
 use crate::cli::out::Failure;
-use crate::consent;
+use crate::consent::{self, checkpoint::Signer};
 use crate::instance::Instance;
 use crate::web::inbox::Inbox;
 use crate::worker;
@@ -57,7 +57,7 @@ pub(super) async fn show(context: &Context, instance: &Arc<Instance>, inbox: &In
     worked.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
 
     let mut tx = instance.db.begin_read().await?;
-    let found = consent::ledger::verify(&mut tx, &[], &[]).await?;
+    let found = consent::ledger::verify(&mut tx, &[], Signer::new(&instance.keys).known()).await?;
     let folded = consent::ledger::rebuild(&mut tx, false).await?;
     tx.rollback().await?;
     let whole = found.valid && folded.differing == 0;
@@ -80,10 +80,9 @@ async fn visits(context: &Context, instance: &Arc<Instance>, inbox: &Inbox, addr
     }
     let codes = consent::coupons::latest(&mut instance.db.clone(), POOL, CODES.len() as i64).await?;
     let codes: Vec<&str> = codes.iter().rev().map(|given| given.code.as_str()).collect();
-    context.out.say(format!(
-        "Two visitors subscribed by the form and confirmed by mail; each welcome brought a code ({}).",
-        codes.join(", ")
-    ));
+    context
+        .out
+        .say(format!("Two visitors subscribed by the form and confirmed by mail; each welcome brought a code ({}).", codes.join(", ")));
     let topics = consent::ops::topics(&mut instance.db.clone()).await?;
     let topic = topics.into_iter().find(|(_, name)| name == TOPIC).map_or(0, |(id, _)| id);
     let choice = format!("shown={topic}&topic={topic}&was.often.{topic}=every&often.{topic}=weekly&save=1");
