@@ -115,8 +115,9 @@ CREATE TABLE form_bucket (
   PRIMARY KEY (name)
 ) /* clustered */;
 
--- What the API answered to a request with an Idempotency-Key: its repetition gets the same. `digest` is of
--- the request, the answer holds what the caller sent.
+-- What the API answered to a request with an Idempotency-Key: its repetition gets the same. `key` is a digest
+-- of the key and `digest` one of the request; the answer holds what the caller sent. Once the person it is about
+-- is erased, request and answer are empty.
 CREATE TABLE api_request (
   client TEXT NOT NULL,
   key TEXT NOT NULL,
@@ -124,9 +125,11 @@ CREATE TABLE api_request (
   status BIGINT NOT NULL,
   answer TEXT NOT NULL,
   at BIGINT NOT NULL,
+  contact_id BIGINT,
   PRIMARY KEY (client, key)
 ) /* clustered */;
 CREATE INDEX api_request_at ON api_request (at);
+CREATE INDEX api_request_contact ON api_request (contact_id) WHERE contact_id IS NOT NULL;
 
 -- What people demanded of us by their rights (access, erasure, ..), and until when we have to answer.
 -- `subject` is a keyed digest of the address: it stays when the person is erased.

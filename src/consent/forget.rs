@@ -6,11 +6,12 @@ use crate::clock::Time;
 use crate::db::{Connection, DbError, Tx};
 
 /// Makes coupons and reasons nobody's (a code that was given stays given; a reason still counts), and drops
-/// collections. `number` takes the place of the contact's: a code belongs to it, and it to nobody. To be called
+/// collections and what the API answered. `number` takes the place of the contact's: a code belongs to it, and it to nobody. To be called
 /// before [`super::ops::erase`].
 pub async fn forget_contact(tx: &mut Tx, contact_id: i64, number: i64) -> Result<(), DbError> {
     tx.execute("UPDATE withdrawal_reason SET contact_id = 0, comment = NULL WHERE contact_id = $1", args![contact_id]).await?;
     tx.execute("UPDATE coupon SET contact_id = $2 WHERE contact_id = $1", args![contact_id, number]).await?;
+    super::repeats::forget_contact(tx, contact_id).await?;
     tx.execute("DELETE FROM welcome WHERE contact_id = $1", args![contact_id]).await?;
     // One row a topic: the key begins with it.
     tx.execute("DELETE FROM digest WHERE topic_id IN (SELECT id FROM topic) AND contact_id = $1", args![contact_id]).await?;

@@ -49,7 +49,8 @@ pub async fn any_due(db: &mut impl Connection, now: Time) -> Result<bool, DbErro
     Ok(!rows.is_empty())
 }
 
-/// The questions that are due, of at most `limit` people, each with all that this person asked for. A request
+/// The questions that are due, of at most `limit` people, each with all that this person asked for, also what they
+/// asked for since `now` was read: it would be a second mail. A request
 /// that was answered or withdrawn meanwhile, and a suppressed address, get none: their rows go.
 pub async fn due(tx: &mut Tx, limit: i64, now: Time) -> Result<Vec<Question>, DbError> {
     let sql = format!(
@@ -61,7 +62,7 @@ pub async fn due(tx: &mut Tx, limit: i64, now: Time) -> Result<Vec<Question>, Db
              ORDER BY due_at, contact_id
              LIMIT $2
            )
-           AND q.sent_at IS NULL AND q.message_id IS NULL AND q.tries < 12 AND q.due_at <= $1
+           AND q.sent_at IS NULL AND q.message_id IS NULL AND q.tries < 12
          ORDER BY q.contact_id, q.asked_at, q.topic_id
          {}",
         tx.dialect().for_update()
@@ -178,11 +179,12 @@ pub(super) async fn open_topics(tx: &mut Tx, contact_id: i64) -> Result<Vec<i64>
 }
 
 /// Notes that a confirmation mail is wanted; false when one about this topic went out within the window, or is
-/// on its way already. While a question about something else is unanswered, it waits for the window's end.
+/// on its way already. While a question about something else is unanswered, and after one that was answered or
+/// taken back, it waits for the window's end.
 pub(super) async fn ask(tx: &mut Tx, contact_id: i64, topic_id: i64, locale: Option<&str>, now: Time) -> Result<bool, DbError> {
     let rows = tx
         .fetch_all(
-            "SELECT q.topic_id, q.due_at, q.sent_at, q.message_id, q.tries, s.standing
+            "SELECT q.topic_id, q.due_at, q.sent_at, q.message_id, q.tries, s.standing, q.asked_at
              FROM confirmation q
              LEFT JOIN subscription s ON s.topic_id = q.topic_id AND s.contact_id = q.contact_id
              WHERE q.contact_id = $1
@@ -198,11 +200,17 @@ pub(super) async fn ask(tx: &mut Tx, contact_id: i64, topic_id: i64, locale: Opt
             if same {
                 return Ok(false);
             }
+            // They leave together.
+            due_at = due_at.max(row.get(1)?);
             continue;
         }
         let over_at = sent_at.unwrap_or(row.get(1)?).plus(WINDOW_MS);
         if same && over_at > now {
-            return Ok(false);
+            // Whose question was answered, or who left since, gets another one, though not at once.
+            if super::sql::closed_since(tx, contact_id, topic_id, row.get(6)?).await?.is_empty() {
+                return Ok(false);
+            }
+            due_at = due_at.max(over_at);
         }
         // Whoever answered is there, and is not flooded by a further question.
         if row.get::<Option<String>>(5)?.as_deref() != Some("subscribed") {

@@ -270,8 +270,9 @@ pub enum Confirmation {
     Gone,
 }
 
-/// Confirms a topic for the owner of the address, if the last word about it was a request.
-pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirmation, DbError> {
+/// Confirms a topic for the owner of the address, if the last word about it was a request. A link that was made
+/// (`made_at`) before they left does not count, whoever asked since: that needs a mail of its own.
+pub async fn confirm(tx: &mut Tx, event: NewEvent, made_at: Time, now: Time) -> Result<Confirmation, DbError> {
     let known = tx.fetch_optional("SELECT id FROM contact WHERE id = $1", crate::args![event.contact_id]).await?;
     if known.is_none() {
         return Ok(Confirmation::Gone);
@@ -281,6 +282,9 @@ pub async fn confirm(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Confirma
         return Ok(Confirmation::Already);
     }
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {
+        return Ok(Confirmation::NotAsked);
+    }
+    if sql::closed_since(tx, event.contact_id, event.topic_id, made_at).await?.contains(&Action::Withdrawn) {
         return Ok(Confirmation::NotAsked);
     }
     let asked = sql::question(tx, event.contact_id, event.topic_id).await?;

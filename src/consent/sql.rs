@@ -143,6 +143,20 @@ pub(super) async fn last_action(tx: &mut Tx, contact_id: i64, topic_id: i64) -> 
     row.map(|row| row.get(0)).transpose()
 }
 
+/// What a person said about a topic (or everything) after a moment that closes a question about it: `Confirmed`, and
+/// `Withdrawn` for leaving in any way.
+pub(super) async fn closed_since(tx: &mut Tx, contact_id: i64, topic_id: i64, after: Time) -> Result<Vec<Action>, DbError> {
+    let rows = tx
+        .fetch_all(
+            "SELECT DISTINCT action FROM consent_event
+             WHERE contact_id = $1 AND topic_id IN ($2, 0) AND at > $3 AND action IN ('confirmed', 'withdrawn', 'objected')
+             ORDER BY action",
+            args![contact_id, topic_id, after],
+        )
+        .await?;
+    rows.iter().map(|row| Ok(if row.get::<String>(0)? == "confirmed" { Action::Confirmed } else { Action::Withdrawn })).collect()
+}
+
 pub(super) async fn head(db: &mut impl Connection) -> Result<(i64, Vec<u8>), DbError> {
     let rows = db.rows("SELECT seq, hash FROM consent_head WHERE id = 1", Vec::new()).await?;
     let row = rows.first().ok_or_else(|| DbError::Unexpected("the ledger has no head: restore a backup".to_owned()))?;

@@ -7,8 +7,9 @@ use super::subject;
 use crate::args;
 use crate::clock::Time;
 use crate::config::Config;
+use crate::consent::suppression::{self, Digests};
 use crate::contact::{AttributeValue, Contact};
-use crate::db::{Args, Connection, DbError, Row};
+use crate::db::{Args, Connection, DbError, Row, Tx};
 use crate::token::Keys;
 
 /// The version of `data.json`; it grows when a key changes its meaning.
@@ -59,7 +60,7 @@ async fn objects(db: &mut impl Connection, sql: &str, args: Args, columns: &[Col
 }
 
 /// The document `data.json` of a person.
-pub async fn collect(db: &mut impl Connection, config: &Config, keys: &Keys, contact: &Contact, now: Time) -> Result<Value, DbError> {
+pub async fn collect(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contact, now: Time) -> Result<Value, DbError> {
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
     put("format", json!({ "name": "optin personal data", "version": FORMAT, "made_at": now.to_string() }));
@@ -75,9 +76,12 @@ pub async fn collect(db: &mut impl Connection, config: &Config, keys: &Keys, con
     put("unsubscribes", objects(db, UNSUBSCRIBES, args![contact.id], &[Moment("at"), Text("way"), Text("campaign"), Id("run")]).await?);
     put("reasons_for_leaving", objects(db, REASONS, args![contact.id], REASON_COLUMNS).await?);
     put("messages", messages(db, contact.id).await?);
-    put("suppression", objects(db, SUPPRESSION, args![&contact.email_key], SUPPRESSION_COLUMNS).await?);
+    put("suppression", suppressions(db, contact).await?);
+    put("suppressions_removed", removals(db, keys, contact).await?);
     put("coupons", objects(db, COUPONS, args![contact.id], &[Text("pool"), Text("code"), Moment("given_at")]).await?);
     put("collections", objects(db, DIGESTS, args![contact.id], &[Text("topic"), Moment("since"), Moment("next_at")]).await?);
+    put("welcomes", objects(db, WELCOMES, args![contact.id], &[Text("topic"), Moment("asked_at"), Id("message")]).await?);
+    put("api_answers", objects(db, ANSWERS, args![contact.id], &[Moment("at"), Text("client"), Document("answer")]).await?);
     let about = subject(keys, &contact.email_key);
     put("requests", objects(db, REQUESTS, args![contact.id, about], REQUEST_COLUMNS).await?);
     // None are computed so far; whoever adds one adds it here (GDPR 15(1)(h)).
@@ -166,12 +170,13 @@ pub fn attribute(value: &AttributeValue) -> Value {
 }
 
 async fn topics(db: &mut impl Connection, contact_id: i64) -> Result<Value, DbError> {
-    let sql = "SELECT COALESCE(t.name, '*'), s.standing, s.since, s.frequency, s.until
+    let sql = "SELECT COALESCE(t.name, '*'), s.standing, s.since, s.frequency, s.until, s.ends
                FROM (SELECT id FROM topic UNION SELECT 0) AS known
                JOIN subscription s ON s.topic_id = known.id AND s.contact_id = $1
                LEFT JOIN topic t ON t.id = known.id
                ORDER BY 1";
-    objects(db, sql, args![contact_id], &[Text("topic"), Text("standing"), Moment("since"), Text("frequency"), Moment("until")]).await
+    let columns = [Text("topic"), Text("standing"), Moment("since"), Text("frequency"), Moment("until"), Moment("ends")];
+    objects(db, sql, args![contact_id], &columns).await
 }
 
 const CHOICES: &str = "SELECT tracking, profiling, changed_at FROM consent_choice WHERE contact_id = $1";
@@ -213,10 +218,19 @@ async fn history(db: &mut impl Connection, contact_id: i64) -> Result<Value, DbE
     Ok(events)
 }
 
-const CONFIRMATIONS: &str = "SELECT t.name, f.asked_at, f.sent_at, f.form, f.reminded_at
+const CONFIRMATIONS: &str = "SELECT t.name, f.asked_at, f.sent_at, f.form, f.reminded_at, f.locale, f.profile
      FROM topic t JOIN confirmation f ON f.topic_id = t.id AND f.contact_id = $1
      ORDER BY f.asked_at";
-const CONFIRMATION_COLUMNS: &[Column] = &[Text("topic"), Moment("asked_at"), Moment("sent_at"), Text("form"), Moment("reminded_at")];
+const CONFIRMATION_COLUMNS: &[Column] = &[
+    Text("topic"),
+    Moment("asked_at"),
+    Moment("sent_at"),
+    Text("form"),
+    Moment("reminded_at"),
+    Text("locale"),
+    // What was typed into the form and waits for the confirmation.
+    Document("profile"),
+];
 
 /// Mails of campaigns. A subject is given as the campaign has it: what stands in its braces was filled in.
 async fn mails(db: &mut impl Connection, contact_id: i64) -> Result<Value, DbError> {
@@ -310,8 +324,45 @@ async fn messages(db: &mut impl Connection, contact_id: i64) -> Result<Value, Db
     Ok(messages)
 }
 
-const SUPPRESSION: &str = "SELECT reason, source, at, expires_at FROM suppression WHERE email_key = $1";
-const SUPPRESSION_COLUMNS: &[Column] = &[Text("reason"), Text("source"), Moment("at"), Moment("expires_at")];
+/// Whatever keeps the address from getting mail: its own entry, one of its domain, a hash of it.
+async fn suppressions(tx: &mut Tx, contact: &Contact) -> Result<Value, DbError> {
+    let key = contact.email_key.as_str();
+    let mut found: Vec<suppression::Entry> = suppression::look_up(tx, &[key]).await?.into_values().collect();
+    for rule in suppression::look_up_rules(tx, &[key]).await?.into_values() {
+        if !found.contains(&rule) {
+            found.push(rule);
+        }
+    }
+    let entry = |entry: &suppression::Entry| {
+        let mut out = json!({
+            "kind": entry.kind.as_str(),
+            "value": entry.value,
+            "reason": entry.reason,
+            "source": entry.source,
+            "at": entry.at.to_string(),
+        });
+        if let Some(expires_at) = entry.expires_at {
+            out["expires_at"] = json!(expires_at.to_string());
+        }
+        out
+    };
+    Ok(found.iter().map(entry).collect())
+}
+
+/// When the address was taken off the list, and on whose word.
+async fn removals(db: &mut impl Connection, keys: &Keys, contact: &Contact) -> Result<Value, DbError> {
+    let removed = suppression::removals(db, &Digests::new(keys), suppression::Kind::Address, &contact.email_key).await?;
+    let entry = |entry: &suppression::Removal| json!({ "at": entry.at.to_string(), "reason": entry.reason, "since": entry.since.to_string(), "source": entry.source });
+    Ok(removed.iter().map(entry).collect())
+}
+
+const WELCOMES: &str = "SELECT t.name, w.asked_at, w.message_id
+     FROM welcome w JOIN topic t ON t.id = w.topic_id
+     WHERE w.contact_id = $1
+     ORDER BY w.asked_at, t.name";
+
+/// What the API answered about the person and keeps for a repetition.
+const ANSWERS: &str = "SELECT at, client, answer FROM api_request WHERE contact_id = $1 ORDER BY at, key";
 
 const COUPONS: &str = "SELECT pool, code, given_at FROM coupon WHERE contact_id = $1 ORDER BY given_at, pool";
 

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use super::seam::{Act, Answer, Change, Choices, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use super::{App, Look, inbox};
 use crate::campaign::ops as runs;
+use crate::clock::DAY;
 use crate::consent::reasons::{Reason, Said};
 use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, ALL_TOPICS, Action, NewEvent, State};
@@ -124,7 +125,8 @@ impl Permission for Consents {
                 evidence: Some(consent::ops::evidence(&self.instance.entropy, proof)),
                 ..self.event(act, topic_id, Action::Confirmed)
             };
-            Ok(match consent::ops::confirm(tx, event, act.at).await? {
+            let made_at = link.expires.plus(-i64::from(self.instance.config.consent.confirm_days) * DAY);
+            Ok(match consent::ops::confirm(tx, event, made_at, act.at).await? {
                 consent::ops::Confirmation::Confirmed => Confirmed::Now,
                 consent::ops::Confirmation::Already => Confirmed::Before,
                 consent::ops::Confirmation::NotAsked | consent::ops::Confirmation::Gone => Confirmed::NotPending,
@@ -137,8 +139,8 @@ impl Permission for Consents {
             if self.takes_single_opt_in(topic_id).await? {
                 // Whoever withdrew from anything is asked by mail first, also about a topic they never
                 // touched: the link may have been forwarded.
-                let standings = consent::ops::standings(tx, act.contact_id).await?;
-                if !standings.iter().any(|(_, standing, _)| *standing == Standing::Unsubscribed) {
+                let states = consent::ops::states(tx, act.contact_id).await?;
+                if !states.iter().any(|topic| topic.state.standing == Standing::Unsubscribed) {
                     consent::ledger::append(tx, &[self.event(act, topic_id, Action::Granted)], act.at).await?;
                     return Ok(Resubscribed::Before);
                 }

@@ -75,10 +75,49 @@ on_each_database! {
         instance.optin(&["consent", "withdraw", "mei@tea.example", "--topic", "offers", "--source", "phone"]).exits(0);
         http::post(&confirm, "application/x-www-form-urlencoded", b"");
         assert_eq!(standing(&instance, "offers"), "unsubscribed");
+        // Nor does it after somebody asked again: that question has a mail of its own, a day later.
+        assert_eq!(http::post(&preferences, "application/x-www-form-urlencoded", form.join("&").as_bytes()).status, 200);
+        http::post(&confirm, "application/x-www-form-urlencoded", b"");
+        assert_eq!(standing(&instance, "offers"), "unsubscribed");
+        let db = database.open().await;
+        let waits = "SELECT COUNT(*) FROM confirmation WHERE sent_at IS NULL AND message_id IS NULL AND due_at > asked_at";
+        assert_eq!(db.fetch_one(waits, vec![]).await.unwrap().get::<i64>(0).unwrap(), 1, "the second question waits for its day");
+        db.execute("UPDATE confirmation SET due_at = asked_at WHERE sent_at IS NULL", vec![]).await.unwrap();
+        let second = sink.wait_for(3, 20).remove(2);
+        http::post(link(&text_part(&second.data), "/s/"), "application/x-www-form-urlencoded", b"");
+        assert_eq!(standing(&instance, "offers"), "subscribed");
         serving.signal("TERM");
         assert_eq!(serving.wait(20).0, 0);
-        assert_eq!(sink.received().len(), 2, "asking three times sends one confirmation mail");
+        assert_eq!(sink.received().len(), 3, "asking three times sends one confirmation mail");
         instance.optin(&["consent", "verify", "--json"]).exits(0);
+    }
+}
+
+on_each_database! {
+    async fn whoever_left_everything_is_asked_by_mail_also_about_a_topic_they_never_had(database) {
+        let sink = Sink::start();
+        let instance = support::instance(&database, FILES).with_smtp(&sink);
+        instance.optin(&["consent", "grant", "mei@tea.example", "--topic", "letter", "--source", "form 17"]).exits(0);
+        instance.optin(&["send", "hello", "--json"]).exits(0);
+        let body = text_part(&sink.wait_for(1, 20)[0].data);
+        let preferences = link(&body, "/p/").to_owned();
+        let db = database.open().await;
+        // Nothing is known of any topic any more, only that she left everything: as after an import of the data alone.
+        instance.optin(&["consent", "withdraw", "mei@tea.example", "--source", "phone"]).exits(0);
+        db.execute("DELETE FROM subscription WHERE topic_id <> 0", vec![]).await.unwrap();
+        let mut serving = instance.command(&["serve"]).spawn();
+        serving.wait_for_line("optin is ready", 20);
+        let page = http::get(&preferences).text();
+        let (before, _) = page.split_once("News").unwrap();
+        let topic = before.rsplit("name=\"topic\" value=\"").next().unwrap().split('"').next().unwrap();
+        let saved = http::post(&preferences, "application/x-www-form-urlencoded", format!("shown={topic}&topic={topic}").as_bytes());
+        assert!(saved.text().contains("once you follow the link"), "{}", saved.text());
+        let question = sink.wait_for(2, 20).remove(1);
+        assert_eq!(standing(&instance, "news"), "unsubscribed");
+        http::post(link(&text_part(&question.data), "/s/"), "application/x-www-form-urlencoded", b"");
+        assert_eq!(standing(&instance, "news"), "subscribed");
+        serving.signal("TERM");
+        assert_eq!(serving.wait(20).0, 0);
     }
 }
 

@@ -67,6 +67,9 @@ pub async fn site(database: &TestDatabase, limits: &str) -> Site {
     Site { instance, clock, files, address, stop: Some(stop) }
 }
 
+/// How long the link of a confirmation mail works: `confirm_days` as it comes.
+const CONFIRM_MS: i64 = 7 * 86_400_000;
+
 /// A body of a form.
 pub fn encoded(pairs: &[(&str, &str)]) -> String {
     url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
@@ -159,7 +162,7 @@ impl Site {
     /// The link of a confirmation mail.
     pub async fn confirmation(&self, email: &str, topics: &[&str]) -> String {
         let contact = self.contact(email).await.unwrap();
-        let mut fields = vec![contact.id, self.topic_id(topics[0]).await, self.clock.now().plus(86_400_000).millis()];
+        let mut fields = vec![contact.id, self.topic_id(topics[0]).await, self.clock.now().plus(CONFIRM_MS).millis()];
         for topic in &topics[1..] {
             fields.push(self.topic_id(topic).await);
         }

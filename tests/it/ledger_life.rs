@@ -27,6 +27,22 @@ async fn ready(database: &TestDatabase) -> (Db, i64) {
 }
 
 on_each_database!(
+    async fn what_is_asked_while_the_mail_is_written_goes_out_in_it(database) {
+        let (db, tea) = ready(&database).await;
+        let mut tx = db.begin().await.unwrap();
+        let offers = consent::ops::topic_id(&mut tx, "offers", &Entropy::seeded(2), NOW).await.unwrap();
+        let mei = someone(&mut tx, "mei@x.example").await;
+        let asks = |topic| NewEvent::new(mei, topic, Action::Requested, "form tea");
+        consent::ops::request(&mut tx, asks(tea), NOW).await.unwrap();
+        // The house read its clock, and then this one was faster.
+        consent::ops::request(&mut tx, asks(offers), NOW.plus(300)).await.unwrap();
+        let questions = consent::invitation::due(&mut tx, 10, NOW.plus(100)).await.unwrap();
+        assert_eq!(questions.iter().map(|question| question.topics.clone()).collect::<Vec<_>>(), [[tea, offers]], "one mail a day, about both");
+        tx.rollback().await.unwrap();
+    }
+);
+
+on_each_database!(
     async fn whatever_happened_the_rows_are_the_ledger_folded(database) {
         let (db, tea) = ready(&database).await;
         for seed in 0..12 {
@@ -231,7 +247,7 @@ on_each_database!(
         let asked = NewEvent { wording_hash: Some(hash), detail: Some("locale=zh-Hant".to_owned()), ..event(Action::Requested, "form tea") };
         consent::ops::request(&mut tx, asked, NOW).await.unwrap();
         tx.execute("UPDATE confirmation SET sent_at = $1", args![NOW.plus(30_000)]).await.unwrap();
-        consent::ops::confirm(&mut tx, event(Action::Confirmed, "mail"), NOW.plus(60_000)).await.unwrap();
+        consent::ops::confirm(&mut tx, event(Action::Confirmed, "mail"), NOW, NOW.plus(60_000)).await.unwrap();
         consent::ops::set_frequency(&mut tx, &event(Action::Changed, "page preferences"), Some(Frequency::Weekly), NOW.plus(DAY)).await.unwrap();
         consent::ops::pause(&mut tx, &event(Action::Paused, "page preferences"), Some(NOW.plus(9 * DAY)), NOW.plus(2 * DAY)).await.unwrap();
         consent::ops::expire_origins(&mut tx, NOW.plus(1), NOW.plus(3 * DAY)).await.unwrap();

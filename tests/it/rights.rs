@@ -100,6 +100,18 @@ fn visit(method: &str, url: &str, body: &[u8]) -> http::Response {
     http::request(method, url, &headers, body)
 }
 
+/// A program of the shop saves what it knows; the same request each time.
+fn saved_by_program(site: &str, token: &str) -> http::Response {
+    let authorization = format!("Bearer {token}");
+    let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json"), ("Idempotency-Key", "for Meilinguniq")];
+    let body = format!(r#"{{"email": "{EMAIL}", "attributes": {{"city": "Tainanuniq"}}}}"#);
+    http::request("POST", &format!("{site}/api/v1/contacts"), &headers, body.as_bytes())
+}
+
+fn site_of(letter: &str) -> String {
+    link(letter, "/p/").split("/p/").next().unwrap().to_owned()
+}
+
 /// A person of whom everything is known. Answers the text of the letter they got, and all that was logged.
 async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<String>) {
     instance.optin(&["consent", "grant", EMAIL, "--topic", "letter", "--source", "paper form of Meilinguniq Wangx"]).exits(0);
@@ -145,12 +157,21 @@ async fn somebody(instance: &Instance, sink: &Sink, db: &Db) -> (String, Vec<Str
     visit("POST", &format!("{page}/data"), b"action=export");
     sink.wait_for(3, 20);
     instance.optin(&["rights", "add", "rectification", EMAIL, "--note", "Meilinguniq wrote"]).exits(0);
+    let token = instance.optin(&["token", "create", "--name", "shop", "--scope", "contacts", "--json"]).exits(0).json();
+    std::fs::write(instance.root().join("token"), token["token"].as_str().unwrap()).unwrap();
+    assert_eq!(saved_by_program(&site_of(&letter), token["token"].as_str().unwrap()).status, 200);
     let contact: i64 = db.fetch_one("SELECT id FROM contact", vec![]).await.unwrap().get(0).unwrap();
     let statements = [
         format!("INSERT INTO coupon (pool, code, contact_id, given_at) VALUES ('welcome', 'TEA-1', {contact}, 5)"),
         format!(
             "INSERT INTO withdrawal_reason (id, at, contact_id, topic_id, reason, comment) VALUES (7, 5, {contact}, 0, 'other', 'Meilinguniq is bored')"
         ),
+        format!(
+            "INSERT INTO confirmation (topic_id, contact_id, asked_at, due_at, tries, sent_at, profile)
+             SELECT id, {contact}, 5, 5, 1, 5, '{{\"last_name\":\"Wangx typed\"}}' FROM topic WHERE name = 'offers'"
+        ),
+        "INSERT INTO suppression_rule (kind, value, reason, source, at) VALUES ('domain', '*.teauniq.example', 'manual', 'a list', 5)"
+            .to_owned(),
         format!(
             "INSERT INTO digest (topic_id, contact_id, frequency, since, next_at) SELECT id, {contact}, 'weekly', 5, 6 FROM topic WHERE name = 'letter'"
         ),
@@ -181,13 +202,14 @@ on_each_database! {
 
         // A copy of everything, before.
         let data = instance.optin(&["contact", "export", EMAIL, "--json"]).exits(0).json();
-        for key in ["topics", "consent_history", "mails", "opens_and_clicks", "messages", "coupons", "reasons_for_leaving", "collections", "requests"] {
+        for key in ["topics", "consent_history", "mails", "opens_and_clicks", "messages", "coupons", "reasons_for_leaving", "collections", "requests", "confirmations", "suppression", "api_answers"] {
             assert!(!data[key].as_array().unwrap().is_empty(), "{key}: {data:#}");
         }
         let all = data.to_string();
-        for part in [EMAIL, PHONE, IP, AGENT, "Tainanuniq", "TEA-1", "is bored", "no Meilinguniq here", "paper form", "Tainanuniq 4", "shop.example/tea"] {
+        for part in [EMAIL, PHONE, IP, AGENT, "Tainanuniq", "TEA-1", "is bored", "no Meilinguniq here", "paper form", "Tainanuniq 4", "shop.example/tea", "Wangx typed", "*.teauniq.example"] {
             assert!(all.contains(part), "the copy lacks {part}: {data:#}");
         }
+        db.execute("DELETE FROM suppression_rule", vec![]).await.unwrap();
         assert!(everything(&db).await.iter().any(|(_, bytes)| find(bytes).is_some()), "the search finds what is there");
 
         let before: Vec<Value> = ["hello", "second"].map(|name| instance.optin(&["report", name, "--json"]).exits(0).json()).to_vec();
@@ -220,6 +242,8 @@ on_each_database! {
             assert!(answer.status < 400, "{method} {part}: {}", answer.status);
             assert!(!answer.text().contains("Meilinguniq") && !answer.text().contains("m***"), "{}", answer.text());
         }
+        let token = std::fs::read_to_string(instance.root().join("token")).unwrap();
+        assert_eq!(saved_by_program(&site_of(&letter), &token).status, 410, "a program that tries again brings nobody back");
         let asked = visit("POST", &format!("{}/data", link(&letter, "/p/")), b"action=export");
         assert!(asked.status < 400, "{}", asked.status);
         serving.signal("TERM");

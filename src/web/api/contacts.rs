@@ -40,7 +40,7 @@ pub(super) async fn save(State(app): State<Shared>, headers: HeaderMap, body: Re
     contact::ops::clear(&mut tx, &instance.schema, made.id, &names, now).await?;
     let contact = contact::sql::by_ids(&mut tx, &instance.schema, &[made.id]).await?.pop().ok_or_else(missing)?;
     let document = document(&mut tx, instance, &contact).await?;
-    once.done(tx, if made.added { StatusCode::CREATED } else { StatusCode::OK }, document).await
+    once.done(tx, made.id, if made.added { StatusCode::CREATED } else { StatusCode::OK }, document).await
 }
 
 /// What is known of a contact.

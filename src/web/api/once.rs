@@ -52,6 +52,11 @@ pub(super) async fn begin(
             response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
             Begun::Done(response)
         }
+        Known::Erased => {
+            return Err(Error::new(StatusCode::GONE, "erased", "the person whom this request was about is erased; nothing was done again")
+                .field("Idempotency-Key")
+                .hint("this request is done: do not repeat it"));
+        }
         Known::Other => {
             return Err(Error::new(StatusCode::CONFLICT, "conflict", "this Idempotency-Key named another request before")
                 .field("Idempotency-Key")
@@ -61,10 +66,10 @@ pub(super) async fn begin(
 }
 
 impl Once {
-    /// Keeps the answer, commits, and answers.
-    pub async fn done(self, mut tx: Tx, status: StatusCode, document: Value) -> Result<Response, Error> {
+    /// Keeps the answer about `contact_id`, commits, and answers.
+    pub async fn done(self, mut tx: Tx, contact_id: i64, status: StatusCode, document: Value) -> Result<Response, Error> {
         if let Some(key) = &self.key {
-            repeats::keep(&mut tx, &self.client, key, i64::from(status.as_u16()), &document.to_string()).await?;
+            repeats::keep(&mut tx, &self.client, key, contact_id, i64::from(status.as_u16()), &document.to_string()).await?;
         }
         tx.commit().await?;
         Ok((status, Json(document)).into_response())

@@ -4,14 +4,14 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::body::{address, at, given, kind, known, object, text, wrong};
 use super::contacts::attributes;
 use super::once::{Begun, begin};
 use super::tokens::{CONSENT, Client, SUBSCRIPTIONS};
-use super::{Error, client, instance};
+use super::{Error, Json, client, instance};
 use crate::clock::Time;
 use crate::config::diagnostics::did_you_mean;
 use crate::consent::entry::{Answered, Entry, Wanted, enter, event};
@@ -82,7 +82,9 @@ pub(super) async fn subscribe(
     }
     if ops::is_suppressed(&mut tx, &instance.digests(), &new.address).await? {
         let document = json!({ "email": new.address.as_str(), "contact": null, "suppressed": true, "topics": [] });
-        return once.done(tx, StatusCode::OK, document).await;
+        // Nothing was done, so nothing is kept: the address may be of somebody who was erased.
+        tx.rollback().await?;
+        return Ok((StatusCode::OK, Json(document)).into_response());
     }
     let (contact_id, outcomes) = apply(&mut tx, instance, &client, &new, &fields, now).await?;
     let standings = ops::standings(&mut tx, contact_id).await?;
@@ -94,7 +96,7 @@ pub(super) async fn subscribe(
         })
         .collect();
     let document = json!({ "email": new.address.as_str(), "contact": contact_id.to_string(), "suppressed": false, "topics": topics });
-    once.done(tx, StatusCode::OK, document).await
+    once.done(tx, contact_id, StatusCode::OK, document).await
 }
 
 fn too_many(retry_seconds: i64) -> Error {
@@ -335,5 +337,5 @@ pub(super) async fn withdraw(
         .map(|(topic, standing, since)| json!({ "topic": topic, "standing": standing, "since": since.to_string() }))
         .collect();
     let document = json!({ "email": contact.email, "contact": contact.id.to_string(), "changed": changed, "topics": topics });
-    once.done(tx, StatusCode::OK, document).await
+    once.done(tx, contact.id, StatusCode::OK, document).await
 }

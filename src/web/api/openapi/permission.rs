@@ -39,7 +39,7 @@ fn body(schema: &str) -> Value {
     json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } } })
 }
 
-const ERRORS: &[&str] = &["400", "401", "403", "409", "413", "415", "422", "503"];
+const ERRORS: &[&str] = &["400", "401", "403", "409", "410", "413", "415", "422", "503"];
 
 pub(super) fn subscribe() -> Value {
     let errors: Vec<&str> = ERRORS.iter().copied().chain(["429"]).collect();
