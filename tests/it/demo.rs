@@ -51,6 +51,9 @@ fn the_numbers_add_up_and_nothing_is_left_behind() {
     assert_eq!(number(&run["sent"]) + left_out, number(&first["clicks"]["unique"]));
     assert_eq!(run["sent"], second["sent"]);
     assert_eq!(run["state"], "done");
+    let permission = &shown["permission"];
+    assert_eq!(permission["whole"], true, "{permission}");
+    assert!(number(&permission["entries"]) > CONTACTS, "{permission}");
 }
 
 #[test]

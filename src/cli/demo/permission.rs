@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::visitors::{Browser, links};
 use crate::cli::Context;
 use crate::cli::out::Failure;
-use crate::consent;
+use crate::consent::{self, checkpoint::Signer};
 use crate::instance::Instance;
 use crate::web::inbox::Inbox;
 use crate::worker;
@@ -57,7 +57,7 @@ pub(super) async fn show(context: &Context, instance: &Arc<Instance>, inbox: &In
     worked.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
 
     let mut tx = instance.db.begin_read().await?;
-    let found = consent::ledger::verify(&mut tx, &[], &[]).await?;
+    let found = consent::ledger::verify(&mut tx, &[], Signer::new(&instance.keys).known()).await?;
     let folded = consent::ledger::rebuild(&mut tx, false).await?;
     tx.rollback().await?;
     let whole = found.valid && folded.differing == 0;
