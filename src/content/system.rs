@@ -202,7 +202,7 @@ mod tests {
         for part in ["lang=\"zh-Hant\"", "Tea &#60;House&#62;", "&#60;b&#62;", "PingFang TC", "一二", "x?a=1&#38;b=2"] {
             assert!(mail.html.contains(part), "{part} in {}", mail.html);
         }
-        assert!(mail.text.contains("好:\nhttps://news.example/s/x?a=1&b=2\n"), "{}", mail.text);
+        assert!(mail.text.contains("好：\nhttps://news.example/s/x?a=1&b=2\n"), "{}", mail.text);
         assert!(!mail.html.contains("{{") && !mail.text.contains("<b>\n<"), "{}", mail.text);
     }
 
