@@ -46,7 +46,7 @@ pub fn import(shop: &Instance, rows: &str, topics: &[&str], consent: &str, clock
 pub fn link(mail: &Received, part: &str) -> String {
     let parsed = mail_parser::MessageParser::default().parse(&mail.data).unwrap();
     let text = parsed.body_text(0).unwrap().into_owned();
-    text.split([' ', '\n', '\r', '(', ')', '<', '>'])
+    text.split([' ', '\n', '\r', '(', ')', '<', '>', '：'])
         .find(|word| word.contains(part))
         .unwrap_or_else(|| panic!("no {part} in {text}"))
         .to_owned()

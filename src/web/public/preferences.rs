@@ -32,7 +32,7 @@ use crate::web::{App, Shared};
 /// Hours that a fresh link works at least.
 const FRESH_HOURS: i64 = 24;
 /// Who asks for the mails of this page, among the clients of the messages.
-const CLIENT: &str = "preferences";
+const CLIENT: &str = "optin:preferences";
 
 /// Who came, by which link.
 #[derive(Debug, Clone, Copy)]
