@@ -72,7 +72,7 @@ fn serve(stream: TcpStream, manners: Manners, log: &Mutex<Vec<String>>) -> std::
             }
         }
         if closes {
-            writer.shutdown(std::net::Shutdown::Both)?;
+            writer.shutdown(std::net::Shutdown::Write)?;
         }
         Ok(!closes)
     };
@@ -121,6 +121,9 @@ fn serve(stream: TcpStream, manners: Manners, log: &Mutex<Vec<String>>) -> std::
         accepted &= event != "MAIL" && event != "RSET";
         in_data = event == "DATA" && answer.starts_with('3');
         if !say(answer)? {
+            // A socket that is closed with something unread resets the connection, and takes along what it said.
+            reader.get_ref().set_read_timeout(Some(Duration::from_millis(200)))?;
+            let _ = std::io::copy(&mut reader, &mut std::io::sink());
             return Ok(());
         }
     }
