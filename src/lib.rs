@@ -12,6 +12,7 @@ pub mod telemetry;
 pub mod text;
 pub mod token;
 
+pub mod behaviour;
 pub mod campaign;
 pub mod cli;
 pub mod consent;

@@ -67,7 +67,7 @@ impl Reader<'_> {
         let body_text = body.as_ref().and_then(|body| self.body(body, report));
         let sender = sender(root.section("sender", report), report);
         let schedule = schedule(root.section("schedule", report), report);
-        let (track_opens, track_clicks) = tracking(root.section("tracking", report), report);
+        let (track_opens, track_clicks, utm, utm_hosts) = tracking(root.section("tracking", report), report);
         let delivery = delivery(root.section("delivery", report), report);
         root.finish(report);
         let (body_source, body_kind) = body_text?;
@@ -86,6 +86,8 @@ impl Reader<'_> {
             schedule,
             track_opens,
             track_clicks,
+            utm,
+            utm_hosts,
             delivery,
         })
     }
@@ -213,9 +215,22 @@ fn delivery(mut section: Section<'_>, report: &mut Report) -> CampaignDelivery {
     delivery
 }
 
-fn tracking(mut section: Section<'_>, report: &mut Report) -> (bool, bool) {
+/// Parameters of a link that tell where a visitor came from.
+const UTM: &[&str] = &["source", "medium", "campaign", "term", "content", "id"];
+
+type Utm = BTreeMap<String, Located<String>>;
+
+fn tracking(mut section: Section<'_>, report: &mut Report) -> (bool, bool, Utm, Vec<String>) {
     let opens = section.raw("opens", None).and_then(|raw| raw.boolean(report)).unwrap_or(true);
     let clicks = section.raw("clicks", None).and_then(|raw| raw.boolean(report)).unwrap_or(true);
+    let mut table = section.section("utm", report);
+    let utm = UTM.iter().filter_map(|name| {
+        let value = checked(&mut table, name, None, check::line, report)?;
+        Some((format!("utm_{name}"), value.located()))
+    });
+    let utm = utm.collect();
+    table.finish(report);
+    let utm_hosts = super::settings::texts(&mut section, "utm_hosts", None, check::domain, report).unwrap_or_default();
     section.finish(report);
-    (opens, clicks)
+    (opens, clicks, utm, utm_hosts)
 }

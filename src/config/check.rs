@@ -227,6 +227,24 @@ pub(super) fn secret(text: &str) -> Result<(), Complaint> {
     )
 }
 
+/// Three letters of ISO 4217.
+pub(super) fn currency(text: &str) -> Result<(), Complaint> {
+    if text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase()) {
+        return Ok(());
+    }
+    complaint(format!("`{text}` is no currency"), "write its three letters, such as `TWD` or `EUR`")
+}
+
+/// Scheme, host and port of a website, as browsers send it in `Origin`.
+pub(super) fn origin(text: &str) -> Result<String, Complaint> {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match url.map(|url| url.origin().ascii_serialization()) {
+        Some(origin) if origin == text.trim_end_matches('/') => Ok(origin),
+        Some(origin) => complaint(format!("`{text}` is more than an origin"), format!("write `{origin}`")),
+        None => complaint(format!("`{text}` is no origin"), "write scheme and host of the website: `https://shop.example`"),
+    }
+}
+
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Complaint> {
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {

@@ -17,7 +17,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Topics, and segments: each is shown in lists and checked at start.
 const MAX_ENTRIES: usize = 10_000;
 /// The files that may lie beside `optin.toml`.
-const FILES: &[&str] = &["optin.toml", "topics.toml", "segments.toml", "forms.toml", "profile.toml"];
+const FILES: &[&str] = &["optin.toml", "topics.toml", "segments.toml", "forms.toml", "profile.toml", "events.toml"];
 
 /// An instance as far as it could be read, for the checks that need several rooms: a person who made
 /// two mistakes in two files should see both.
@@ -81,6 +81,7 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
     let forms = forms::forms(&dir, &topics, &profile, &tags, &mut report);
     check_welcomes(&topics, &messages, &mut report);
     let Some(settings) = settings else { return Err(Problems::new(report.list, report.sources)) };
+    let events = super::response::events(&dir, &settings.response.behaviour, &mut report);
     relays::check_routes(&settings.relays, settings.sender.as_ref(), &campaigns, &mut report);
     let config = Config {
         dir,
@@ -107,6 +108,11 @@ pub fn draft(dir: &Path, environment: &Environment) -> Result<Draft, Problems> {
         consent: settings.permission.consent,
         form_limits: settings.permission.forms,
         retention: settings.permission.retention,
+        behaviour: settings.response.behaviour,
+        events,
+        tracking: settings.response.tracking,
+        engagement: settings.response.engagement,
+        attribution: settings.response.attribution,
         rights: settings.permission.rights,
         profile,
         forms,
@@ -222,7 +228,8 @@ fn read_segments(dir: &Path, report: &mut Report) -> BTreeMap<String, Segment> {
         let hint = "say whom it picks: `where = \"city = 'Taipei'\"`";
         let rule = required(section, "where", None, check::lines, hint, report).map(Value::located);
         let description = checked(section, "description", None, check::lines, report).map(|description| description.value);
-        segments.extend(rule.map(|rule| (key.to_owned(), Segment { rule, description })));
+        let history = section.raw("history", None).and_then(|raw| raw.boolean(report)).unwrap_or(true);
+        segments.extend(rule.map(|rule| (key.to_owned(), Segment { rule, description, history })));
     });
     segments
 }

@@ -16,6 +16,7 @@ pub mod messages;
 mod permission;
 mod reader;
 mod relays;
+mod response;
 pub mod scaffold;
 mod settings;
 
@@ -33,6 +34,7 @@ pub use localised::{BUILT_IN_LANGUAGES, Localised};
 pub use messages::MessageTemplate;
 pub use permission::{Challenge, Consent, FormLimits, Retention, Rights, TrackingDefault};
 pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
+pub use response::{Attribution, AttributionModel, Behaviour, EngagementSettings, EventType, TrackingSettings, VISIT};
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +112,16 @@ pub struct Config {
     pub form_limits: FormLimits,
     /// `[retention]`
     pub retention: Retention,
+    /// `[behaviour]`
+    pub behaviour: Behaviour,
+    /// `events.toml`, by name.
+    pub events: BTreeMap<String, EventType>,
+    /// `[tracking]`
+    pub tracking: TrackingSettings,
+    /// `[engagement]`
+    pub engagement: EngagementSettings,
+    /// `[attribution]`
+    pub attribution: Attribution,
     /// `[rights]`
     pub rights: Rights,
     /// `profile.toml`, in the order of the file.
@@ -253,6 +265,8 @@ pub struct Segment {
     pub rule: Located<String>,
     /// For people.
     pub description: Option<String>,
+    /// Keep who is in it, so that who joins and who leaves can be told.
+    pub history: bool,
 }
 
 /// One campaign file.
@@ -286,6 +300,10 @@ pub struct Campaign {
     pub track_opens: bool,
     /// Record clicks.
     pub track_clicks: bool,
+    /// Parameters (`utm_source` and the like, as a template each) that links to websites get.
+    pub utm: BTreeMap<String, Located<String>>,
+    /// Hosts whose links get them, with those below; empty: all.
+    pub utm_hosts: Vec<String>,
     /// `[delivery]` of the campaign.
     pub delivery: CampaignDelivery,
 }

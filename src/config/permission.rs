@@ -76,6 +76,8 @@ pub enum Challenge {
 pub struct Retention {
     /// Days that addresses and agents of clients are kept, in hits and in the ledger.
     pub client_days: u32,
+    /// Days after which opens and clicks of one mail are put together: their number, first and last stay.
+    pub compact_days: u32,
     /// Days that opens and clicks are kept.
     pub hit_days: u32,
     /// Days that the data of messages is kept.
@@ -186,6 +188,7 @@ fn forms(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut R
 fn retention(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Retention {
     let retention = Retention {
         client_days: number(&mut section, "client_days", overrides, 0..=MAX_DAYS, 90, report),
+        compact_days: number(&mut section, "compact_days", overrides, 0..=MAX_DAYS, 180, report),
         hit_days: number(&mut section, "hit_days", overrides, 0..=MAX_DAYS, 760, report),
         message_days: number(&mut section, "message_days", overrides, 0..=MAX_DAYS, 90, report),
         inactive_months: number(&mut section, "inactive_months", overrides, 0..=120, 0, report),

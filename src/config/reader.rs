@@ -343,6 +343,20 @@ impl Raw<'_> {
         fitting
     }
 
+    /// A finite number, with or without a point.
+    pub(super) fn decimal(&self, report: &mut Report) -> Option<f64> {
+        let hint = "write a number such as `32.1`, without quotes";
+        let number = match self {
+            Raw::Variable(_, value) => value.trim().parse::<f64>().ok(),
+            Raw::File(value, _) => match value.get_ref() {
+                DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number as f64),
+                DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+                _ => None,
+            },
+        };
+        number.filter(|number| number.is_finite()).or_else(|| self.wrong("a number", hint, report))
+    }
+
     /// `true` or `false`.
     pub(super) fn boolean(&self, report: &mut Report) -> Option<bool> {
         let hint = "write `true` or `false`, without quotes";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::check::{self, Complaint};
 use super::permission::{self, Permission};
 use super::reader::{Document, Overrides, Raw, Report, Section, Value};
+use super::response::{self, Response};
 use super::{AttributeType, Delivery, DkimKey, InDoubt, Limit, Located, Log, ProviderSettings, Relay, Sender, Site, limits, relays};
 
 /// Declared attributes: each is a column, SQLite allows 2,000 and a row should fit a page.
@@ -35,6 +36,7 @@ pub(super) struct Settings {
     pub(super) secret: Option<Located<String>>,
     pub(super) retired_secrets: Vec<String>,
     pub(super) permission: Permission,
+    pub(super) response: Response,
     pub(super) attributes: BTreeMap<String, AttributeType>,
     /// Nothing is wrong with the attributes: a name that is not among them is a mistake.
     pub(super) attributes_whole: bool,
@@ -60,6 +62,7 @@ pub(super) fn read(document: &Document<'_>, overrides: &mut Overrides<'_>, repor
         secret: checked(&mut root, "secret", Some(overrides), check::secret, report).map(Value::located),
         retired_secrets: retired_secrets(&mut root, overrides, report),
         permission: permission::read(&mut root, &attributes, overrides, report),
+        response: response::read(&mut root, overrides, report),
         attributes,
         attributes_whole,
     };

@@ -1,6 +1,6 @@
 //! Schema migrations: forward only, small, never changed once released.
 //!
-//! The files are written for PostgreSQL. Two words differ for SQLite and are translated here:
+//! The files are written for PostgreSQL. A few words differ for SQLite and are translated here:
 //! `BIGINT PRIMARY KEY` becomes `INTEGER PRIMARY KEY` (the row id itself instead of a second index)
 //! and `) /* clustered */` becomes `) WITHOUT ROWID` (the table is its primary key).
 
@@ -11,6 +11,7 @@ pub const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first", include_str!("../../migrations/0001_first.sql")),
     (2, "delivery", include_str!("../../migrations/0002_delivery.sql")),
     (3, "permission", include_str!("../../migrations/0003_permission.sql")),
+    (4, "response", include_str!("../../migrations/0004_response.sql")),
 ];
 
 /// An arbitrary constant: two nodes that start in the same second migrate one after the other.
@@ -69,7 +70,8 @@ fn statements(text: &str, dialect: Dialect) -> Vec<String> {
         Dialect::Sqlite => without_comments
             .replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY")
             .replace(") /* clustered */", ") WITHOUT ROWID")
-            .replace("BYTEA", "BLOB"),
+            .replace("BYTEA", "BLOB")
+            .replace("DOUBLE PRECISION", "DOUBLE"),
     };
     translated.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
 }

@@ -41,7 +41,7 @@ impl Checker<'_> {
             "random" => self.random(name, arguments),
             "sent" => {
                 let given = self.given(name, arguments, &history[..4])?;
-                Some(Leaf::Sent { source: given.source, at_least: given.at_least.unwrap_or(1) })
+                Some(Leaf::Mail { what: super::rule::Mailed::Sent, source: given.source, at_least: given.at_least.unwrap_or(1) })
             }
             "opened" => self.given(name, arguments, &history[..5]).map(|given| hit(HitKind::Open, given)),
             "clicked" => self.given(name, arguments, &history).map(|given| hit(HitKind::Click, given)),

@@ -168,10 +168,22 @@ impl<'a> Checker<'a> {
     fn field_named(&self, name: &str) -> Option<Field> {
         if BUILT_IN_FIELDS.contains(&name) {
             let column = if name == "email" { "email_key" } else { name };
-            return Some(Field { name: name.to_owned(), column: column.to_owned(), kind: AttributeType::Text, built_in: true });
+            return Some(Field {
+                name: name.to_owned(),
+                column: column.to_owned(),
+                kind: AttributeType::Text,
+                built_in: true,
+                home: super::rule::Home::Contact,
+            });
         }
         let kind = self.catalog.schema.attribute(name)?;
-        Some(Field { name: name.to_owned(), column: crate::contact::Schema::column(name, kind), kind, built_in: false })
+        Some(Field {
+            name: name.to_owned(),
+            column: crate::contact::Schema::column(name, kind),
+            kind,
+            built_in: false,
+            home: super::rule::Home::Contact,
+        })
     }
 
     fn field(&mut self, name: &Name) -> Option<Field> {

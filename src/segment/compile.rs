@@ -89,7 +89,7 @@ impl Compiler {
             // The rest is never NULL and needs no COALESCE, which would hide it from the planner.
             Leaf::IsSet(field) => return self.is_set(field, negated),
             Leaf::Subscribed(topic) => return format!("{not}{}", self.subscribed(topic)),
-            Leaf::Sent { source, at_least } => {
+            Leaf::Mail { source, at_least, .. } => {
                 let (tables, filter) = self.sent(source);
                 return format!("{not}{}", self.history(&tables, "d", &filter, *at_least, alone && !negated));
             }
@@ -97,6 +97,12 @@ impl Compiler {
                 let (tables, filter) = self.hits(*kind, source, link.as_deref(), *any);
                 return format!("{not}{}", self.history(&tables, "h", &filter, *at_least, alone && !negated));
             }
+            Leaf::Recurs { .. }
+            | Leaf::Standing { .. }
+            | Leaf::Did { .. }
+            | Leaf::Ordered { .. }
+            | Leaf::Engagement { .. }
+            | Leaf::Frozen(_) => return "FALSE".to_owned(),
             Leaf::Random { millionths, seed } => {
                 return format!("{not}({} < {millionths})", random::bucket_sql("c.id", seed));
             }

@@ -115,7 +115,13 @@ fn leaf_holds(leaf: &Leaf, person: &Person, now: Time) -> bool {
             None => false,
         },
         Leaf::Subscribed(topic) => person.subscriptions.contains(topic),
-        Leaf::Sent { source, at_least } => {
+        Leaf::Recurs { .. }
+        | Leaf::Standing { .. }
+        | Leaf::Did { .. }
+        | Leaf::Ordered { .. }
+        | Leaf::Engagement { .. }
+        | Leaf::Frozen(_) => false,
+        Leaf::Mail { source, at_least, .. } => {
             let counts = |fact: &&SentFact| of_source(source, fact.campaign.as_deref(), fact.topic.as_deref(), fact.at, now);
             enough(person.sent.iter().filter(counts).count(), *at_least)
         }

@@ -46,8 +46,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::config::Config;
+use crate::behaviour::EventSchema;
 use crate::config::diagnostics::{Problems, Sources};
+use crate::config::{Config, EngagementSettings};
 use crate::contact::Schema;
 
 mod arguments;
@@ -67,7 +68,7 @@ pub use check::{check, rule};
 pub use compile::{Sql, compile, compile_for_blocks};
 pub use evaluate::{Clause, HitFact, Person, SentFact, evaluate, explain};
 pub use parse::parse;
-pub use rule::{Field, HitKind, Leaf, Moment, Node, Rule, Source, Value};
+pub use rule::{Engagement, Field, HitKind, Home, Leaf, Mailed, Moment, Node, Rule, Source, Together, Value};
 
 /// Longest rule, in bytes: a few thousand customer numbers in a list fit.
 pub const MAX_SOURCE_BYTES: usize = 256 * 1024;
@@ -127,6 +128,12 @@ pub struct Catalog {
     pub campaigns: BTreeSet<String>,
     /// Segments: name to rule.
     pub segments: BTreeMap<String, String>,
+    /// Declared events, by name.
+    pub events: BTreeMap<String, EventSchema>,
+    /// The attribute that says in which country somebody lives.
+    pub country: Option<String>,
+    /// When somebody is cooling and dormant.
+    pub engagement: Option<EngagementSettings>,
 }
 
 impl Catalog {
@@ -137,6 +144,9 @@ impl Catalog {
             topics: config.topics.keys().cloned().collect(),
             campaigns: config.campaigns.keys().cloned().collect(),
             segments: config.segments.iter().map(|(name, segment)| (name.clone(), segment.rule.value.clone())).collect(),
+            events: config.events.iter().map(|(name, event)| (name.clone(), EventSchema::new(name, event))).collect(),
+            country: config.consent.country_attribute.as_ref().map(|attribute| attribute.value.clone()),
+            engagement: Some(config.engagement),
         }
     }
 }

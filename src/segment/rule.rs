@@ -4,7 +4,9 @@
 use std::fmt;
 
 use super::ast::{Op, Period};
+use crate::behaviour::EventSchema;
 use crate::config::AttributeType;
+use crate::consent::Standing;
 use crate::contact::Date;
 
 /// A checked rule.
@@ -44,15 +46,75 @@ pub enum Leaf {
     Contains(Field, String),
     /// There is a value.
     IsSet(Field),
+    /// The date, or an anniversary of it, falls on one of some days: `from` and `until` count from today, both
+    /// included. Who was born on 29 February has their day on the 28th of other years.
+    Recurs {
+        /// A date.
+        field: Field,
+        /// First day, counted from today.
+        from: i32,
+        /// Last day, counted from today.
+        until: i32,
+    },
     /// Subscribed to this topic.
     Subscribed(String),
-    /// So many mails were sent to them.
-    Sent {
+    /// Stands so with a topic, and since when.
+    Standing {
+        /// The topic's key.
+        topic: String,
+        /// Which standing.
+        standing: Standing,
+        /// Days that the beginning of it compares with.
+        since: Vec<(Op, Moment)>,
+        /// It began not longer ago than this.
+        within: Option<Period>,
+    },
+    /// So many mails went so.
+    Mail {
+        /// What became of them.
+        what: Mailed,
         /// Which ones.
         source: Source,
         /// At least so many; from 1.
         at_least: u32,
     },
+    /// So many events of a kind.
+    Did {
+        /// The kind and its table.
+        event: EventSchema,
+        /// What their properties must be (fields of [`Home::Event`]).
+        filter: Option<Box<Node>>,
+        /// Not longer ago than this.
+        within: Option<Period>,
+        /// At least so many; from 1.
+        at_least: u32,
+    },
+    /// Orders that are not void.
+    Ordered {
+        /// Not longer ago than this.
+        within: Option<Period>,
+        /// Only lines of this product (its id or, where no id is known by it, its name).
+        product: Option<String>,
+        /// Only lines of this category.
+        category: Option<String>,
+        /// At least so many orders; from 1.
+        at_least: u32,
+        /// What they come to together.
+        together: Vec<Together>,
+    },
+    /// How they respond to mails; does not hold for whoever never got any.
+    Engagement {
+        /// On this topic; `None`: on all together.
+        topic: Option<String>,
+        /// What is asked.
+        what: Engagement,
+        /// How it compares.
+        op: Op,
+        /// With what: a text for [`Engagement::Stage`], a day for the `Last..`, else a number.
+        value: Value,
+    },
+    /// In a list that was frozen (table `frozen_list`).
+    Frozen(String),
     /// So many opens or clicks came from them.
     Hit {
         /// Open or click.
@@ -73,6 +135,51 @@ pub enum Leaf {
         /// Names the draw.
         seed: String,
     },
+}
+
+/// A condition on matching orders taken together.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Together {
+    /// Number of orders.
+    Count(Op, i64),
+    /// Sum of amounts, in ten-thousandths of a unit of the instance's currency. With a product or a category,
+    /// that of the matching lines.
+    Sum(Op, i64),
+    /// Sum divided by number, compared without rounding: `sum op value * count`.
+    Average(Op, i64),
+    /// The calendar day (UTC) of the first one.
+    First(Op, Moment),
+    /// The calendar day (UTC) of the last one.
+    Last(Op, Moment),
+}
+
+/// What became of a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mailed {
+    /// The relay took it (also when it came back later).
+    Sent,
+    /// Taken, and not come back so far.
+    Delivered,
+    /// Refused for good.
+    Bounced,
+}
+
+/// What is asked about somebody's responses. Machines' and unknowable hits never count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engagement {
+    /// `active`, `cooling` or `dormant`, by the days of `[engagement]` since the last sign of life: a human click
+    /// or open, an order, an event, or the beginning of a subscription.
+    Stage,
+    /// The decayed weight at `now`, from 0 up.
+    Score,
+    /// Hour of the day in the person's zone, 0 to 23.
+    BestHour,
+    /// Day of the week in the person's zone, 1 (Monday) to 7.
+    BestWeekday,
+    /// Calendar day (UTC) of the last human open.
+    LastOpen,
+    /// Calendar day (UTC) of the last human click.
+    LastClick,
 }
 
 /// Which mails a condition speaks of.
@@ -116,6 +223,19 @@ pub struct Field {
     pub kind: AttributeType,
     /// One that every contact has (text), not a declared attribute.
     pub built_in: bool,
+    /// Whose column it is.
+    pub home: Home,
+}
+
+/// Where a field's column stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// In `contact`.
+    Contact,
+    /// In `score`; `column` is there.
+    Score,
+    /// In the table of an event.
+    Event,
 }
 
 /// A value to compare with.

@@ -40,6 +40,7 @@ fn catalog() -> Catalog {
         topics: ["tea-letter", "shop"].map(str::to_owned).into(),
         campaigns: ["weekly", "spring-sale"].map(str::to_owned).into(),
         segments: segments.iter().map(|(name, rule)| ((*name).to_owned(), (*rule).to_owned())).collect(),
+        ..Catalog::default()
     }
 }
 

@@ -198,6 +198,7 @@ pub(crate) fn catalog() -> Catalog {
         topics: owned(TOPICS),
         campaigns: owned(CAMPAIGNS),
         segments: segments.iter().map(|(name, rule)| ((*name).to_owned(), (*rule).to_owned())).collect(),
+        ..Catalog::default()
     }
 }
 
