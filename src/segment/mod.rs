@@ -61,6 +61,7 @@ mod load;
 pub mod ops;
 mod parse;
 mod parse_values;
+mod plan;
 pub mod random;
 mod rule;
 
@@ -71,6 +72,7 @@ pub use evaluate::{
     Clause, EngagementFact, EventFact, HitFact, LineFact, MailFact, OrderFact, OrderTotal, Person, TotalFact, evaluate, explain,
 };
 pub use parse::parse;
+pub use plan::{Plan, Served, plan};
 pub use rule::{Engagement, Field, HitKind, Home, Leaf, Mailed, Moment, Node, Rule, Source, Together, Value};
 
 /// Longest rule, in bytes: a few thousand customer numbers in a list fit.

@@ -1,5 +1,7 @@
 //! `optin segment list|count|members|..`: a command a file, or a function here for the short ones.
 
+mod explain;
+
 use serde_json::json;
 
 use super::Context;
@@ -18,6 +20,11 @@ pub struct SegmentCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    /// How a rule is carried out and how large it is; with --email, why it picks somebody or not.
+    #[command(
+        after_help = "Examples:\n  optin segment explain taipei-regulars\n  optin segment explain \"vip and not opened(within: 6mo)\" --email mei@example.com --json"
+    )]
+    Explain(explain::Explain),
     /// Every segment of segments.toml with its size now.
     #[command(after_help = "Example:\n  optin segment list")]
     List,
@@ -46,6 +53,7 @@ impl SegmentCommand {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         let now = context.clock.now();
         match self.action {
+            Action::Explain(explain) => explain.run(context, now).await,
             Action::List => list(context, now).await,
             Action::Count { rule } => count(context, &rule, now).await,
             Action::Members { rule, limit } => members(context, &rule, limit, now).await,
