@@ -164,7 +164,7 @@ impl<'l> Compiler<'l> {
                 format!("{not}{}", self.standing(topic, *standing, since, *within))
             }
             Leaf::Engagement { topic, what, op, value, settings } => {
-                let condition = self.engagement(topic.as_deref(), *what, *op, value, settings);
+                let condition = self.engagement(topic.as_deref(), *what, *op, value, settings, alone);
                 format!("{not}{condition}")
             }
             Leaf::Frozen(list) => format!("{not}{}", self.frozen(list)),
