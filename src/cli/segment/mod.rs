@@ -11,6 +11,9 @@ use crate::clock::Time;
 use crate::instance::Instance;
 use crate::segment::{self, Rule};
 
+mod fmt;
+mod schema;
+
 /// Who a rule picks. Nobody is mailed.
 #[derive(Debug, clap::Args)]
 pub struct SegmentCommand {
@@ -47,6 +50,17 @@ enum Action {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
+    /// Rules in one layout: long ones on several lines.
+    #[command(
+        after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
+        Examples:\n  optin segment fmt\n  optin segment fmt --write\n  optin segment fmt best-customers --check\n  \
+        optin segment fmt \"vip   AND city='Taipei'\""
+    )]
+    Fmt(fmt::Fmt),
+    /// What rules can say here: fields, calls, words and names, also for editors.
+    #[command(after_help = "The language is explained in docs/segments.md, and the JSON document too.\n\n\
+        Examples:\n  optin segment schema\n  optin segment schema --json > .optin-segments.json")]
+    Schema,
 }
 
 impl SegmentCommand {
@@ -57,6 +71,8 @@ impl SegmentCommand {
             Action::List => list(context, now).await,
             Action::Count { rule } => count(context, &rule, now).await,
             Action::Members { rule, limit } => members(context, &rule, limit, now).await,
+            Action::Fmt(fmt) => fmt.run(context),
+            Action::Schema => schema::run(context),
         }
     }
 }
