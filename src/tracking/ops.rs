@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::judge::{BURST, Facts, bursts, judge};
 use super::sql::{self, Delivery, EarlierClick, HitRow};
-use super::{Hit, Kind};
+use super::{Hit, Kind, Mark};
 use crate::clock::Time;
 use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, Tracking};
 use crate::db::{Connection, Db, DbError, Tx};
-use crate::entropy::Entropy;
 
 /// Opens or clicks of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -79,27 +78,33 @@ pub async fn note_unsubscribe(tx: &mut Tx, delivery_id: i64, contact_id: i64, at
 /// Judges and writes a group of hits in one transaction. Left out are hits of unknown deliveries and runs, and of
 /// people who are not to be tracked now, however long ago the mail left; of those who are counted
 /// anonymously, neither delivery, address nor agent is kept. Answers how many were written.
-pub async fn write_group(db: &Db, entropy: &Entropy, rules: &TrackingRules, hits: &[Hit]) -> Result<usize, DbError> {
+///
+/// The ids of the rows are those of the hits. With a `mark`, the position of the log they come from moves on in
+/// the same transaction, also where all of them are left out; a group that is written already is not written again.
+pub async fn write_group(db: &Db, rules: &TrackingRules, hits: &[Hit], mark: Option<&Mark<'_>>) -> Result<usize, DbError> {
     let mut tx = db.begin().await?;
+    if let Some(mark) = mark
+        && !mark.advance(&mut tx).await?
+    {
+        tracing::warn!(log = mark.log, from = mark.from, "this part of the log of hits is written already");
+        return tx.rollback().await.map(|()| 0);
+    }
     let known = look_up(&mut tx, rules, hits).await?;
     if known.len() < hits.len() {
         tracing::debug!(hits = hits.len() - known.len(), "left out hits of mails that are not there, or of people who are not tracked");
     }
     if known.is_empty() {
-        return tx.rollback().await.map(|()| 0);
+        return tx.commit().await.map(|()| 0);
     }
     let earlier = earlier_clicks(&mut tx, &known).await?;
     let (in_burst, earlier_in_burst) = find_bursts(&known, &earlier);
-    let new_ids = entropy.ids(known[0].hit.at, known.len());
     let rows: Vec<HitRow> = known
         .iter()
         .zip(&in_burst)
-        .zip(new_ids)
-        .map(|((known, burst), id)| {
+        .map(|(known, burst)| {
             let judged = judge(known.hit, &Facts { sent_at: known.delivery.sent_at, burst: *burst });
             let hit = known.hit.clone();
             HitRow {
-                id,
                 hit: if known.anonymous { hit.forgetful() } else { hit },
                 run_id: known.delivery.run_id,
                 contact_id: if known.anonymous { 0 } else { known.delivery.contact_id },

@@ -164,6 +164,9 @@ async fn run(writer: Writer, mut inbox: mpsc::Receiver<Message>, shared: Arc<Sha
                 Ok(None) | Err(_) => break,
             }
         }
+        for hit in hits.iter_mut().filter(|hit| hit.id == 0) {
+            hit.id = writer.entropy.id(hit.at);
+        }
         if !hits.is_empty() && write(&writer, &hits, &shared).await {
             shared.slow.store(false, Ordering::Relaxed);
             // A recipient who went on has dropped the other end.
@@ -181,7 +184,7 @@ async fn run(writer: Writer, mut inbox: mpsc::Receiver<Message>, shared: Arc<Sha
 async fn write(writer: &Writer, hits: &[Hit], shared: &Shared) -> bool {
     let mut wait = Duration::from_millis(50);
     for attempt in 1..=WRITE_TRIES {
-        match ops::write_group(&writer.db, &writer.entropy, &writer.rules, hits).await {
+        match ops::write_group(&writer.db, &writer.rules, hits, None).await {
             Ok(_) => return true,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), attempt, hits = hits.len(), "cannot record opens and clicks, trying again");

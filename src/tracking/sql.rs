@@ -6,7 +6,7 @@ use super::Verdict;
 use super::judge::{BURST_MS, with_burst};
 use super::ops::Counts;
 use crate::clock::Time;
-use crate::db::{Connection, DbError, Row, Rows, Tx};
+use crate::db::{ColumnData, Connection, DbError, Row, Rows, Tx};
 
 /// A delivery as tracking needs it.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +20,6 @@ pub(super) struct Delivery {
 /// One row of `hit`, ready to be written.
 #[derive(Debug, Clone)]
 pub(super) struct HitRow {
-    pub id: i64,
     pub hit: super::Hit,
     pub run_id: i64,
     pub contact_id: i64,
@@ -82,7 +81,7 @@ pub(super) async fn clicks_before(tx: &mut Tx, deliveries: Vec<(i64, i64)>, firs
 /// Writes hits.
 pub(super) async fn insert(tx: &mut Tx, hits: Vec<HitRow>) -> Result<u64, DbError> {
     let rows = Rows::new()
-        .i64("id", hits.iter().map(|row| row.id))
+        .i64("id", hits.iter().map(|row| row.hit.id))
         .i64("at", hits.iter().map(|row| row.hit.at.millis()))
         .text("kind", hits.iter().map(|row| row.hit.kind.text()))
         .i64("delivery_id", hits.iter().map(|row| row.hit.delivery_id))
@@ -92,10 +91,12 @@ pub(super) async fn insert(tx: &mut Tx, hits: Vec<HitRow>) -> Result<u64, DbErro
         .text("verdict", hits.iter().map(|row| row.verdict.text()))
         .text("signals", hits.iter().map(|row| row.signals.as_str()))
         .opt_text("ip", hits.iter().map(|row| row.hit.ip.clone()).collect())
-        .opt_text("agent", hits.iter().map(|row| row.hit.agent.clone()).collect());
+        .opt_text("agent", hits.iter().map(|row| row.hit.agent.clone()).collect())
+        .column("looked", ColumnData::Bool(hits.iter().map(|row| Some(row.hit.looked)).collect()))
+        .opt_text("traits", hits.iter().map(|row| row.hit.traits.clone()).collect());
     tx.bulk(
-        "INSERT INTO hit (id, at, kind, delivery_id, run_id, contact_id, link, verdict, signals, ip, agent)
-         SELECT v.id, v.at, v.kind, v.delivery_id, v.run_id, v.contact_id, v.link, v.verdict, v.signals, v.ip, v.agent
+        "INSERT INTO hit (id, at, kind, delivery_id, run_id, contact_id, link, verdict, signals, ip, agent, looked, traits)
+         SELECT v.id, v.at, v.kind, v.delivery_id, v.run_id, v.contact_id, v.link, v.verdict, v.signals, v.ip, v.agent, v.looked, v.traits
          FROM {rows}",
         Vec::new(),
         rows,
