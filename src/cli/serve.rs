@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::consent::tracking::TrackingRules;
 use crate::instance::Instance;
 use crate::telemetry;
-use crate::tracking::Recorder;
+use crate::tracking::{Policy, Recorder};
 use crate::web::inbox::Inbox;
 use crate::web::{self, backend};
 use crate::worker;
@@ -161,8 +161,11 @@ pub(super) struct Site {
 
 impl Site {
     pub(super) fn start(instance: Arc<Instance>, listener: TcpListener, inbox: Option<Inbox>, mut stopped: watch::Receiver<bool>) -> Site {
-        let (recorder, recording) =
-            Recorder::start(instance.db.clone(), instance.entropy.clone(), TrackingRules::new(&instance.config.consent));
+        let (recorder, recording) = Recorder::start(
+            instance.db.clone(),
+            instance.entropy.clone(),
+            Policy::new(TrackingRules::new(&instance.config.consent), &instance.config.tracking),
+        );
         let router = web::router(backend::app(instance, recorder.clone(), inbox));
         let serving = tokio::spawn(web::serve(listener, router, async move {
             let _ = stopped.wait_for(|stop| *stop).await;

@@ -204,7 +204,8 @@ impl Client {
         if looked {
             signals.push(LOOKED);
         }
-        if kind == Kind::Click && said == Agent::Ordinary
+        if kind == Kind::Click
+            && said == Agent::Ordinary
             && let Some(traits) = traits.map(Traits::read)
         {
             signals.extend(traits.signals(agent));
@@ -361,7 +362,11 @@ mod tests {
         check(Hit { ip: Some("40.94.1.3".into()), ..click(CHROME, 60_000) }, Verdict::Human, "datacentre:40");
         check(Hit { looked: true, ..click(PHONE, 60_000) }, Verdict::Machine, "looked:200");
         check(Hit { traits: Some("html".into()), ..click(CHROME, 60_000) }, Verdict::Human, "no_language:30,no_fetch_metadata:20");
-        check(Hit { traits: Some("lang,html,site=cross-site,mode=navigate,user".into()), ..click(CHROME, 60_000) }, Verdict::Human, "by_hand:-20");
+        check(
+            Hit { traits: Some("lang,html,site=cross-site,mode=navigate,user".into()), ..click(CHROME, 60_000) },
+            Verdict::Human,
+            "by_hand:-20",
+        );
         check(Hit { traits: Some("lang,prefetch,mode=navigate".into()), ..click(CHROME, 60_000) }, Verdict::Machine, "prefetch:150");
         // An image loaded at once may be a person with the mailbox open; a bare agent clicks too.
         check(hit(Kind::Open, 100, PHONE), Verdict::Human, "");

@@ -3,14 +3,22 @@
 
 pub mod forget;
 pub mod judge;
+pub mod judge_again;
+mod judge_gather;
+mod judge_machines;
+mod judge_networks;
+mod judge_sequence;
 pub mod ops;
 mod position;
 mod recorder;
+pub mod rollup;
+pub mod rollup_verify;
 mod sql;
+mod traits;
 
 use crate::clock::Time;
 
-pub use judge::Verdict;
+pub use judge::{Policy, Verdict};
 pub use position::Mark;
 pub use recorder::{Recorded, Recorder};
 
@@ -39,6 +47,15 @@ impl Kind {
             Kind::Open => "open",
             Kind::Click => "click",
             Kind::Trap => "trap",
+        }
+    }
+
+    /// From what is stored.
+    fn from_stored(text: &str) -> Kind {
+        match text {
+            "open" => Kind::Open,
+            "click" => Kind::Click,
+            _ => Kind::Trap,
         }
     }
 }

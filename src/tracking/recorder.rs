@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Hit, ops};
-use crate::consent::tracking::TrackingRules;
+use super::{Hit, Policy, ops};
 use crate::db::Db;
 use crate::entropy::Entropy;
 
@@ -69,12 +68,12 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Starts the task that writes what people may be tracked by: their choice, else `rules`. It ends when all clones are dropped; [`Recorder::shut_down`]
+    /// Starts the task that writes what people may be tracked by: their choice, else what `policy` says. It ends when all clones are dropped; [`Recorder::shut_down`]
     /// waits for what is queued.
-    pub fn start(db: Db, entropy: Entropy, rules: TrackingRules) -> (Recorder, JoinHandle<()>) {
+    pub fn start(db: Db, entropy: Entropy, policy: impl Into<Policy>) -> (Recorder, JoinHandle<()>) {
         let (queue, inbox) = mpsc::channel(QUEUE_HITS);
         let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(run(Writer { db, entropy, rules }, inbox, shared.clone()));
+        let task = tokio::spawn(run(Writer { db, entropy, policy: policy.into() }, inbox, shared.clone()));
         (Recorder { queue, shared }, task)
     }
 
@@ -139,7 +138,7 @@ impl Recorder {
 struct Writer {
     db: Db,
     entropy: Entropy,
-    rules: TrackingRules,
+    policy: Policy,
 }
 
 async fn run(writer: Writer, mut inbox: mpsc::Receiver<Message>, shared: Arc<Shared>) {
@@ -184,7 +183,7 @@ async fn run(writer: Writer, mut inbox: mpsc::Receiver<Message>, shared: Arc<Sha
 async fn write(writer: &Writer, hits: &[Hit], shared: &Shared) -> bool {
     let mut wait = Duration::from_millis(50);
     for attempt in 1..=WRITE_TRIES {
-        match ops::write_group(&writer.db, &writer.rules, hits, None).await {
+        match ops::write_group(&writer.db, &writer.policy, hits, None).await {
             Ok(_) => return true,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), attempt, hits = hits.len(), "cannot record opens and clicks, trying again");

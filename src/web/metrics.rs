@@ -199,7 +199,12 @@ async fn count(db: &Db, now: Time) -> Result<String, DbError> {
     };
     for (name, kind, help, sql) in [
         ("optin_consent_events_total", "counter", "Entries of the consent ledger.", "SELECT COALESCE(MAX(seq), 0) FROM consent_event"),
-        ("optin_hits_total", "counter", "Opens and clicks recorded.", "SELECT COUNT(*) FROM hit"),
+        (
+            "optin_hits_total",
+            "counter",
+            "Opens and clicks recorded.",
+            "SELECT CAST(COALESCE(SUM(human + machine + unknowable), 0) AS BIGINT) FROM run_total WHERE link < 0",
+        ),
         ("optin_journal_rows", "gauge", "Rows of the delivery journal that are not folded yet.", "SELECT COUNT(*) FROM handover"),
         ("optin_database_bytes", "gauge", "Size of the database.", size),
     ] {
