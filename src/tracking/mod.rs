@@ -3,6 +3,9 @@
 
 pub mod forget;
 pub mod judge;
+mod log;
+mod log_files;
+mod log_fold;
 pub mod ops;
 mod position;
 mod recorder;
@@ -12,7 +15,7 @@ use crate::clock::Time;
 
 pub use judge::Verdict;
 pub use position::Mark;
-pub use recorder::{Recorded, Recorder};
+pub use recorder::{Figures, Recorded, Recorder, RecorderSettings};
 
 /// Longest user agent kept, in characters: real ones stay under 300, the rest is noise.
 const MAX_AGENT_CHARS: usize = 300;
