@@ -8,6 +8,9 @@ mod judge_gather;
 mod judge_machines;
 mod judge_networks;
 mod judge_sequence;
+mod log;
+mod log_files;
+mod log_fold;
 pub mod ops;
 mod position;
 mod recorder;
@@ -20,7 +23,7 @@ use crate::clock::Time;
 
 pub use judge::{Policy, Verdict};
 pub use position::Mark;
-pub use recorder::{Recorded, Recorder};
+pub use recorder::{Figures, Recorded, Recorder, RecorderSettings};
 
 /// Longest user agent kept, in characters: real ones stay under 300, the rest is noise.
 const MAX_AGENT_CHARS: usize = 300;
