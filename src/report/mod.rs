@@ -126,7 +126,7 @@ pub struct CampaignReport {
     pub reasons: BTreeMap<String, i64>,
     /// Sent mails whose opens and clicks are recorded less than in full, or not at all.
     pub tracking: TrackedLess,
-    /// Image loads, judged human or machine.
+    /// Image loads, judged human, machine or unknowable.
     pub opens: tracking::ops::Counts,
     /// Followed links.
     pub clicks: Clicks,
@@ -225,6 +225,7 @@ pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Opt
 fn add(total: &mut tracking::ops::Counts, more: &tracking::ops::Counts) {
     total.human += more.human;
     total.machine += more.machine;
+    total.unknowable += more.unknowable;
     total.unique += more.unique;
     total.anonymous += more.anonymous;
 }
