@@ -18,7 +18,7 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, numbers: &[(i64, i64)]
     // Of deliveries that are gone.
     tx.execute("UPDATE hit SET contact_id = 0, ip = NULL, agent = NULL WHERE contact_id = $1", args![contact_id]).await?;
     tx.execute("UPDATE unsubscribe SET contact_id = 0 WHERE contact_id = $1", args![contact_id]).await?;
-    Ok(())
+    super::engagement_ops::forget_contact(tx, contact_id, numbers).await
 }
 
 /// Which hits a rule of retention is about.

@@ -1,6 +1,12 @@
 //! What came back by link: opens and clicks, each judged human or machine. Recipients wait for
 //! nothing here: hits are queued and written in groups ([`Recorder`]).
 
+pub mod attribution;
+mod attribution_sql;
+pub mod engagement;
+pub mod engagement_ops;
+mod engagement_refresh;
+mod engagement_sql;
 pub mod forget;
 pub mod judge;
 pub mod ops;

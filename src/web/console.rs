@@ -41,6 +41,15 @@ impl Page {
         format!("{:.1}", Self::share(count, of).min(100.0))
     }
 
+    /// Orders; shares of one show a digit.
+    fn orders(count: &f64) -> String {
+        if count.fract() == 0.0 { format!("{count:.0}") } else { format!("{count:.1}") }
+    }
+
+    fn amount(amount: &f64) -> String {
+        format!("{amount:.2}")
+    }
+
     fn percent(count: &i64, of: &i64) -> String {
         if *of > 0 { format!("{:.1} %", Self::share(count, of)) } else { "–".to_owned() }
     }
@@ -71,7 +80,7 @@ async fn one(Extension(instance): Extension<Arc<Instance>>, Path(campaign): Path
 async fn page(instance: &Instance, title: &str, names: Vec<String>) -> Response {
     let mut reports = Vec::new();
     for name in names {
-        match campaign_report(&mut instance.db.clone(), &name, None).await {
+        match campaign_report(&mut instance.db.clone(), &instance.config.behaviour.currency, &name, None).await {
             Ok(report) if report.runs.is_empty() => return (StatusCode::NOT_FOUND, "nothing was sent under this name").into_response(),
             Ok(report) => reports.push(report),
             Err(error) => return failed(&error),

@@ -6,6 +6,7 @@ mod support;
 
 mod addresses;
 mod api_subscriptions;
+mod attribution;
 mod browser;
 mod campaign;
 mod check;
@@ -18,6 +19,7 @@ mod coupons;
 mod demo;
 mod digest;
 mod dkim;
+mod engagement;
 mod example;
 mod faults;
 mod flows;
