@@ -52,7 +52,30 @@ async fn stored(db: &mut impl Connection, run_id: i64) -> Result<Option<Vec<Coun
     let rows = db.rows(sql, args![run_id]).await?;
     let mut counts = rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).collect::<Result<Vec<Count>, DbError>>()?;
     let holds = counts.first().is_some_and(|(state, _, count)| state.is_empty() && *count == 1);
-    Ok(holds.then(|| counts.split_off(1)))
+    if !holds {
+        return Ok(None);
+    }
+    let counts = counts.split_off(1);
+    #[cfg(debug_assertions)]
+    equal_rows(db, run_id, &counts).await?;
+    Ok(Some(counts))
+}
+
+/// In rehearsals every look at stored counts holds them against the rows.
+#[cfg(debug_assertions)]
+async fn equal_rows(db: &mut impl Connection, run_id: i64, counts: &[Count]) -> Result<(), DbError> {
+    let mut rows = count_states(db, run_id).await?;
+    rows.extend(count_tracked_less(db, run_id).await?.into_iter().map(|(how, count)| (TRACKED.to_owned(), how, count)));
+    let mut counts = counts.to_vec();
+    rows.sort_unstable();
+    counts.sort_unstable();
+    let mark = "SELECT count FROM run_count WHERE run_id = $1 AND state = ''";
+    // A change between the two looks has said so.
+    let still = db.rows(mark, args![run_id]).await?.first().map(|row| row.get::<i64>(0)).transpose()? == Some(1);
+    match rows == counts || !still {
+        true => Ok(()),
+        false => Err(DbError::Unexpected(format!("the stored counts of run {run_id} are {counts:?}, its rows say {rows:?}"))),
+    }
 }
 
 async fn count_states(db: &mut impl Connection, run_id: i64) -> Result<Vec<Count>, DbError> {

@@ -102,7 +102,9 @@ on_each_database! {
         assert_eq!(conversions(&db).await, []);
         totals_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn retention_changes_no_conversion(database) {
         let db = database.open().await;
         let rules = rules(AttributionModel::LastClick);
@@ -139,7 +141,9 @@ on_each_database! {
         );
         totals_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn an_erasure_keeps_what_a_campaign_earned_and_not_whose_order_it_was(database) {
         let db = database.open().await;
         let rules = rules(AttributionModel::LastClick);

@@ -171,7 +171,9 @@ on_each_database! {
         assert_eq!(of(&db, 7).await, found);
         sums_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn what_was_judged_anew_and_who_refused_profiling_is_computed_again(database) {
         let db = database.open().await;
         let rules = rules(AttributionModel::LastClick);
@@ -197,7 +199,9 @@ on_each_database! {
         assert_eq!(found[0].sum.last_click_at, Some(click.at));
         sums_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn two_that_are_one_person_respond_as_one_until_they_are_taken_apart(database) {
         let db = database.open().await;
         let rules = rules(AttributionModel::LastClick);
@@ -229,7 +233,9 @@ on_each_database! {
         assert_eq!((of(&db, 7).await[0].sum.clicks, of(&db, 8).await[0].sum.clicks), (1, 2));
         sums_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn a_habit_is_drawn_to_what_all_did_until_yesterday(database) {
         let db = database.open().await;
         let rules = rules(AttributionModel::LastClick);
@@ -267,7 +273,9 @@ on_each_database! {
         assert_eq!(of(&db, 7).await, []);
         sums_equal_rows(&db).await;
     }
+}
 
+on_each_database! {
     async fn new_settings_have_everybody_computed_again(database) {
         let db = database.open().await;
         let month = rules(AttributionModel::LastClick);
