@@ -155,6 +155,19 @@ CREATE INDEX delivery_sent ON delivery (changed_at, contact_id, run_id) WHERE st
 CREATE INDEX delivery_sent_to ON delivery (contact_id, changed_at, run_id) WHERE state = 'sent' AND NOT transactional;
 CREATE INDEX delivery_bounced ON delivery (changed_at, contact_id, run_id) WHERE state = 'bounced' AND NOT transactional;
 
+-- Deliveries of runs that are over, counted by state and reason ('': none), and those tracked less by how (state
+-- `tracked`). The row without a state is there from the run's first delivery on: its count is 1 while the others
+-- hold, 0 while rows have to be counted.
+CREATE TABLE run_count (
+  run_id BIGINT NOT NULL,
+  state TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  count BIGINT NOT NULL,
+  PRIMARY KEY (run_id, state, reason)
+) /* clustered */;
+CREATE INDEX run_count_open ON run_count (run_id) WHERE state = '' AND count = 0;
+INSERT INTO run_count (run_id, state, reason, count) SELECT id, '', '', 0 FROM run;
+
 -- tracking/ -----------------------------------------------------------------------------------
 -- Texts of user agents, each once.
 CREATE TABLE agent (
@@ -258,7 +271,7 @@ GROUP BY run_id, link;
 
 -- How a person responds to a topic (0: to all). `opens` and `clicks` are human; `weight` is the sum of what
 -- each response weighs, times two to the power of its age before the landmark in half-lives (forward decay),
--- so that nobody has to be touched as time goes by. `hours` are responses by hour of the day and weekday.
+-- so that nobody has to be touched as time goes by. `hours` are responses by hour of the day, `;`, by weekday.
 CREATE TABLE engagement (
   topic_id BIGINT NOT NULL,
   contact_id BIGINT NOT NULL,
@@ -277,6 +290,21 @@ CREATE INDEX engagement_contact ON engagement (contact_id);
 CREATE TABLE engagement_due (
   contact_id BIGINT PRIMARY KEY,
   since BIGINT NOT NULL
+);
+-- Responses of all people added up by topic (0: all) and place: 0 to 23 the hours, 24 to 30 the weekdays from Monday.
+-- `weight` always equals the rows of `engagement`; `prior` is what it was when the day began.
+CREATE TABLE engagement_prior (
+  topic_id BIGINT NOT NULL,
+  place BIGINT NOT NULL,
+  weight BIGINT NOT NULL,
+  prior BIGINT NOT NULL,
+  day BIGINT NOT NULL,
+  PRIMARY KEY (topic_id, place)
+) /* clustered */;
+-- By which settings the rows above and below were computed (one row).
+CREATE TABLE engagement_rule (
+  id BIGINT PRIMARY KEY,
+  rule TEXT NOT NULL
 );
 
 -- Orders that came of mails: `share` is in millionths of the order, `amount` its worth (see orders).

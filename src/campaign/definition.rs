@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{BodyKind, Campaign, Config, Limit, Sender};
+use crate::config::{BodyKind, Campaign, CampaignAttribution, Config, Limit, Sender};
 
 /// A frozen campaign.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -43,6 +43,10 @@ pub struct Definition {
     /// What its frame says about the topic; left out of what is stored in the same way.
     #[serde(default, skip_serializing_if = "TopicFrame::is_default")]
     pub topic_frame: TopicFrame,
+    /// How orders that came of its mails are shared, where that differs from the instance's; left out of what is
+    /// stored in the same way.
+    #[serde(default, skip_serializing_if = "CampaignAttribution::is_default")]
+    pub attribution: CampaignAttribution,
 }
 
 /// What the frame of a mail needs to know of its topic, beside its name.
@@ -114,6 +118,7 @@ impl Definition {
                 advertising: topic.advertising,
                 names: topic.texts[0].by_language.clone(),
             }),
+            attribution: campaign.attribution,
         }
     }
 

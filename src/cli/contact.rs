@@ -52,6 +52,7 @@ impl ContactCommand {
         let suppression = consent::ops::suppression(&instance.db, &contact.email_key).await?;
         let coupons = consent::coupons::of_contact(db, contact.id).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
+        let engagement = report::engagement(db, &instance.config.engagement, contact.id, &states, context.clock.now()).await?;
         let topics: Vec<_> = states.iter().map(topic_of).collect();
         if context.out.json {
             return context.out.document(&json!({
@@ -62,7 +63,7 @@ impl ContactCommand {
                 "profiling_refused": choices.profiling_refused,
                 "suppressed": suppression.is_some(),
                 "suppression": suppression.as_ref().map(super::suppression::shown_entry),
-                "scores": {},
+                "scores": { "engagement": engagement },
                 "coupons": coupons
                     .iter()
                     .map(|given| json!({ "pool": given.pool, "code": given.code, "at": given.at.to_string() }))
@@ -74,6 +75,9 @@ impl ContactCommand {
         let rows = fields(&contact).into_iter().map(|(name, value)| vec![name, plain(&value)]).collect();
         context.out.data(table(&["field", "value"], rows));
         context.out.data(format!("\n{}", topics_table(&states)));
+        if engagement.all.stage.is_some() || engagement.all.opens + engagement.all.clicks > 0 {
+            context.out.data(format!("\n{}", engagement_table(&engagement)));
+        }
         let tracking = choices.tracking.map(|tracking| format!("opens and clicks are recorded as they chose: {}", tracking.as_str()));
         let profiling = choices.profiling_refused.then(|| "nothing may be concluded about them from what they read".to_owned());
         for line in tracking.into_iter().chain(profiling) {
@@ -124,6 +128,24 @@ fn topics_table(states: &[TopicState]) -> String {
         row
     });
     table(&head, rows.collect())
+}
+
+fn engagement_table(shown: &report::EngagementShown) -> String {
+    const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+    let row = |engagement: &report::TopicEngagement| {
+        let day = engagement.best_weekday.and_then(|day| DAYS.get(usize::try_from(day).ok()?.checked_sub(1)?));
+        let best = engagement.best_hour.zip(day).map_or_else(String::new, |(hour, day)| format!("{day}, {hour:02}:00"));
+        vec![
+            engagement.topic.clone().unwrap_or_else(|| "all topics".to_owned()),
+            engagement.stage.unwrap_or_default().to_owned(),
+            format!("{:.1}", engagement.score),
+            engagement.opens.to_string(),
+            engagement.clicks.to_string(),
+            best,
+        ]
+    };
+    let rows = std::iter::once(&shown.all).chain(&shown.topics).map(row).collect();
+    table(&["engagement", "stage", "score", "opens", "clicks", "reads best"], rows)
 }
 
 /// Built-in fields and attributes that are set, by name.

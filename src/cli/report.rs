@@ -3,44 +3,134 @@
 use super::out::{Outcome, counted, table};
 use super::{Context, refused};
 use crate::campaign::ops as runs;
-use crate::report::campaign_report;
+use crate::clock::Time;
+use crate::report::{By, RevenueRow, RevenueTable, campaign_report, revenue_table};
 
-/// A campaign in numbers. People and machines are told apart.
+/// A campaign in numbers, or all of them side by side. People and machines are told apart.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Opens and clicks by machines (link scanners, mail proxies) are counted apart.\n\nExamples:\n  optin report weekly\n  optin report weekly --run 123 --json"
-)]
+#[command(after_help = "Opens and clicks by machines (link scanners, mail proxies) are counted apart. Orders are shared among the\n\
+    mails that were clicked before them as `[attribution]` says.\n\nExamples:\n  optin report weekly\n  \
+    optin report weekly --run 123 --json\n  optin report\n  optin report --by segment --since 2026-11-01")]
 pub struct Report {
-    /// The campaign.
-    campaign: String,
+    /// The campaign; none: all of them side by side.
+    campaign: Option<String>,
     /// One run only.
-    #[arg(long)]
+    #[arg(long, requires = "campaign")]
     run: Option<i64>,
+    /// What to break all campaigns down by.
+    #[arg(long, value_enum, conflicts_with = "campaign")]
+    by: Option<Breakdown>,
+    /// Only orders and runs from then on.
+    #[arg(long, value_name = "DATE", value_parser = date, conflicts_with = "campaign")]
+    since: Option<Time>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Breakdown {
+    /// Campaigns.
+    Campaign,
+    /// Links of campaigns.
+    Link,
+    /// Audiences of campaigns, as written in their files.
+    Segment,
+}
+
+impl From<Breakdown> for By {
+    fn from(by: Breakdown) -> By {
+        match by {
+            Breakdown::Campaign => By::Campaign,
+            Breakdown::Link => By::Link,
+            Breakdown::Segment => By::Segment,
+        }
+    }
+}
+
+fn date(text: &str) -> Result<Time, String> {
+    let whole = if text.len() == "2026-11-01".len() { format!("{text}T00:00:00Z") } else { text.to_owned() };
+    Time::parse(&whole).map_err(|_| format!("`{text}` is no date; write `2026-11-01` or `2026-11-01T00:00:00+08:00`"))
 }
 
 impl Report {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         let instance = context.instance().await?;
         let db = &mut instance.db.clone();
+        let currency = &instance.config.behaviour.currency;
+        let Some(campaign) = &self.campaign else {
+            let by = self.by.map_or(By::Campaign, By::from);
+            let found = revenue_table(db, currency, by, self.since).await?;
+            if context.out.json {
+                return context.out.document(&found);
+            }
+            context.out.data(render_all(&found, by));
+            return Ok(());
+        };
         // A campaign whose file is gone still has its report.
-        let known = runs::list(db, Some(&self.campaign), 1).await?;
+        let known = runs::list(db, Some(campaign), 1).await?;
         if known.is_empty() {
-            super::known_campaign(&instance, &self.campaign)?;
+            super::known_campaign(&instance, campaign)?;
         }
-        let report = campaign_report(db, &self.campaign, self.run).await?;
+        let report = campaign_report(db, currency, campaign, self.run).await?;
         if let Some(run) = self.run
             && report.runs.is_empty()
         {
-            return refused(format!(
-                "`{}` has no run {run}\nhint: `optin run list --campaign {}` shows them",
-                self.campaign, self.campaign
-            ));
+            return refused(format!("`{campaign}` has no run {run}\nhint: `optin run list --campaign {campaign}` shows them"));
         }
         if context.out.json {
             return context.out.document(&report);
         }
         context.out.data(render(&report));
         Ok(())
+    }
+}
+
+/// An amount as people read it: `1234.50 EUR`.
+fn money(amount: f64, currency: &str) -> String {
+    format!("{amount:.2} {currency}")
+}
+
+/// Orders as people read them: shares of orders show a digit.
+fn orders(count: f64) -> String {
+    if count.fract() == 0.0 { format!("{count:.0}") } else { format!("{count:.1}") }
+}
+
+fn render_all(found: &RevenueTable, by: By) -> String {
+    if found.rows.is_empty() {
+        return match by {
+            By::Link => "no order came of a link so far".to_owned(),
+            By::Campaign | By::Segment => "nothing was sent yet".to_owned(),
+        };
+    }
+    let head = match by {
+        By::Campaign => ["campaign", "", "runs", "sent", "clicked, people", "orders", "revenue"],
+        By::Link => ["link", "campaign", "runs", "sent", "clicked, people", "orders", "revenue"],
+        By::Segment => ["segment", "", "runs", "sent", "clicked, people", "orders", "revenue"],
+    };
+    let line = |row: &RevenueRow, name: String, of: String| {
+        let mut cells = vec![name, of];
+        cells.extend([row.runs, row.sent, row.clicked].map(|count| count.to_string()));
+        cells.extend([orders(row.conversions), money(row.revenue, &found.currency)]);
+        cells
+    };
+    let mut rows: Vec<Vec<String>> = found
+        .rows
+        .iter()
+        .map(|row| match by {
+            By::Campaign => line(row, row.campaign.clone().unwrap_or_default(), String::new()),
+            By::Segment => line(row, row.segment.clone().unwrap_or_default(), String::new()),
+            By::Link => {
+                let name = row.link.clone().or_else(|| row.url.clone()).unwrap_or_else(|| "(gone)".to_owned());
+                line(row, name, row.campaign.clone().unwrap_or_default())
+            }
+        })
+        .collect();
+    rows.push(line(&found.total, "all".to_owned(), String::new()));
+    let without_second = |row: Vec<String>| row.into_iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, cell)| cell).collect();
+    match by {
+        By::Link => table(&head, rows),
+        By::Campaign | By::Segment => {
+            let head: Vec<&str> = head.into_iter().filter(|cell| !cell.is_empty()).collect();
+            table(&head, rows.into_iter().map(without_second).collect())
+        }
     }
 }
 
@@ -86,27 +176,44 @@ pub(super) fn render(report: &crate::report::CampaignReport) -> String {
         rows.push(vec![format!("  because: {}", reason.replace('_', " ")), count.to_string(), String::new()]);
     }
     rows.push(vec!["complained".to_owned(), report.complained.to_string(), share(report.complained)]);
+    if report.conversions > 0.0 {
+        rows.push(vec!["orders".to_owned(), orders(report.conversions), share(report.conversions.round() as i64)]);
+        rows.push(vec!["revenue".to_owned(), money(report.revenue, &report.currency), String::new()]);
+    }
     if report.runs.is_empty() {
         return format!("{} was not sent yet", report.campaign);
     }
     let mut out = format!("{} ({})\n", report.campaign, counted(report.runs.len() as i64, "run"));
     out.push_str(&table(&["", "number", "of delivered"], rows));
+    let sold = report.conversions > 0.0;
+    if sold && report.by_segment.len() > 1 {
+        let rows = report.by_segment.iter().map(|row| {
+            let mut cells = vec![row.segment.clone(), row.runs.to_string(), row.sent.to_string()];
+            cells.extend([orders(row.conversions), money(row.revenue, &report.currency)]);
+            cells
+        });
+        out.push_str(&format!("\n\n{}", table(&["segment", "runs", "sent", "orders", "revenue"], rows.collect())));
+    }
     if !report.clicks.by_link.is_empty() {
         let rows = report
             .clicks
             .by_link
             .iter()
             .map(|link| {
-                vec![
-                    link.name.clone(),
-                    link.counts.human.to_string(),
-                    link.counts.unique.to_string(),
-                    link.counts.machine.to_string(),
-                    link.url.clone(),
-                ]
+                let counts = link.link.counts;
+                let mut row = vec![link.link.name.clone()];
+                row.extend([counts.human, counts.unique, counts.machine].map(|count| count.to_string()));
+                if sold {
+                    row.extend([orders(link.conversions), money(link.revenue, &report.currency)]);
+                }
+                row.push(link.link.url.clone());
+                row
             })
             .collect();
-        out.push_str(&format!("\n\n{}", table(&["link", "clicks", "people", "machines", "leads to"], rows)));
+        let mut head = vec!["link", "clicks", "people", "machines"];
+        head.extend(if sold { &["orders", "revenue"][..] } else { &[] });
+        head.push("leads to");
+        out.push_str(&format!("\n\n{}", table(&head, rows)));
     }
     if !report.in_doubt_mails.is_empty() {
         let rows = report.in_doubt_mails.iter().map(|mail| {

@@ -69,6 +69,7 @@ impl Reader<'_> {
         let schedule = schedule(root.section("schedule", report), report);
         let (track_opens, track_clicks, utm, utm_hosts) = tracking(root.section("tracking", report), report);
         let delivery = delivery(root.section("delivery", report), report);
+        let attribution = super::response::campaign_attribution(root.section("attribution", report), report);
         root.finish(report);
         let (body_source, body_kind) = body_text?;
         Some(Campaign {
@@ -89,6 +90,7 @@ impl Reader<'_> {
             utm,
             utm_hosts,
             delivery,
+            attribution,
         })
     }
 

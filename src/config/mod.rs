@@ -34,7 +34,7 @@ pub use localised::{BUILT_IN_LANGUAGES, Localised};
 pub use messages::MessageTemplate;
 pub use permission::{Challenge, Consent, FormLimits, Retention, Rights, TrackingDefault};
 pub use relays::{AuthMechanism, DEFAULT_RELAY, DkimKey, Relay};
-pub use response::{Attribution, AttributionModel, Behaviour, EngagementSettings, EventType, TrackingSettings, VISIT};
+pub use response::{Attribution, AttributionModel, Behaviour, CampaignAttribution, EngagementSettings, EventType, TrackingSettings, VISIT};
 
 /// A value and where it stands, so that a later check can point at it.
 #[derive(Debug, Clone, PartialEq)]
@@ -306,6 +306,8 @@ pub struct Campaign {
     pub utm_hosts: Vec<String>,
     /// `[delivery]` of the campaign.
     pub delivery: CampaignDelivery,
+    /// `[attribution]` of the campaign.
+    pub attribution: CampaignAttribution,
 }
 
 /// `[delivery]` of a campaign: how its mails leave.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::check;
 use super::load::each_table;
 use super::reader::{Overrides, Raw, Report, Section};
-use super::settings::{checked, number, pass};
+use super::settings::{checked, number, number_if, pass};
 use super::{AttributeType, Place};
 
 /// Kinds of events of one instance: each is a table.
@@ -65,7 +65,8 @@ pub struct EngagementSettings {
 }
 
 /// How an order is shared among the mails that came before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AttributionModel {
     /// All of it to the last one clicked.
     LastClick,
@@ -82,6 +83,45 @@ pub struct Attribution {
     pub model: AttributionModel,
     /// Days from a click to an order within which the click counts.
     pub within_days: u32,
+}
+
+/// `[attribution]` of a campaign: what differs from the instance's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CampaignAttribution {
+    /// Who gets what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<AttributionModel>,
+    /// Days from a click to an order within which the click counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_days: Option<u32>,
+}
+
+impl CampaignAttribution {
+    /// Whether the campaign says nothing about it.
+    pub fn is_default(&self) -> bool {
+        *self == CampaignAttribution::default()
+    }
+
+    /// What holds for the campaign.
+    pub fn over(&self, instance: Attribution) -> Attribution {
+        Attribution { model: self.model.unwrap_or(instance.model), within_days: self.within_days.unwrap_or(instance.within_days) }
+    }
+}
+
+const MODELS: [(&str, AttributionModel); 3] =
+    [("last_click", AttributionModel::LastClick), ("first_click", AttributionModel::FirstClick), ("linear", AttributionModel::Linear)];
+/// Days within which a click may count at most: what is longer ago was no reason to buy.
+const MAX_WITHIN_DAYS: u32 = 365;
+
+/// `[attribution]` of a campaign file.
+pub(super) fn campaign_attribution(mut section: Section<'_>, report: &mut Report) -> CampaignAttribution {
+    let model = checked(&mut section, "model", None, |text| check::one_of(text, &MODELS), report);
+    let attribution = CampaignAttribution {
+        model: model.and_then(|text| check::one_of(&text.value, &MODELS).ok()),
+        within_days: number_if(&mut section, "within_days", None, 1..=MAX_WITHIN_DAYS, report),
+    };
+    section.finish(report);
+    attribution
 }
 
 /// The sections of `optin.toml`.
@@ -140,7 +180,8 @@ fn tracking(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mu
 fn engagement(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> EngagementSettings {
     let place = section.place();
     let engagement = EngagementSettings {
-        half_life_days: number(&mut section, "half_life_days", overrides, 1..=3_650, 30, report),
+        // Not less than a week: weights double with every half-life since 2020, and a number holds 1,023 of them.
+        half_life_days: number(&mut section, "half_life_days", overrides, 7..=3_650, 30, report),
         cooling_days: number(&mut section, "cooling_days", overrides, 1..=3_650, 90, report),
         dormant_days: number(&mut section, "dormant_days", overrides, 1..=3_650, 180, report),
     };
@@ -155,12 +196,10 @@ fn engagement(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &
 }
 
 fn attribution(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &mut Report) -> Attribution {
-    let models =
-        [("last_click", AttributionModel::LastClick), ("first_click", AttributionModel::FirstClick), ("linear", AttributionModel::Linear)];
-    let model = checked(&mut section, "model", Some(overrides), |text| check::one_of(text, &models), report);
+    let model = checked(&mut section, "model", Some(overrides), |text| check::one_of(text, &MODELS), report);
     let attribution = Attribution {
-        model: model.and_then(|text| check::one_of(&text.value, &models).ok()).unwrap_or(AttributionModel::LastClick),
-        within_days: number(&mut section, "within_days", overrides, 1..=365, 7, report),
+        model: model.and_then(|text| check::one_of(&text.value, &MODELS).ok()).unwrap_or(AttributionModel::LastClick),
+        within_days: number(&mut section, "within_days", overrides, 1..=MAX_WITHIN_DAYS, 7, report),
     };
     section.finish(report);
     attribution

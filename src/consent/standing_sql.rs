@@ -209,6 +209,16 @@ pub(super) async fn upsert_choices(tx: &mut Tx, changes: &[(i64, ChoiceRow)]) ->
             .i64("changed_at", changes.iter().map(|change| change.1.changed_at.millis())),
     )
     .await?;
+    // What may be concluded about them may have changed: it is computed again.
+    tx.bulk(
+        "INSERT INTO engagement_due (contact_id, since) SELECT v.contact_id, v.changed_at FROM {rows} WHERE TRUE ORDER BY v.contact_id
+         ON CONFLICT (contact_id) DO UPDATE SET since = excluded.since",
+        Vec::new(),
+        Rows::new()
+            .i64("contact_id", changes.iter().map(|change| change.0))
+            .i64("changed_at", changes.iter().map(|change| change.1.changed_at.millis())),
+    )
+    .await?;
     Ok(())
 }
 

@@ -151,6 +151,7 @@ pub fn prepare_message(
                 track_clicks: false,
                 delivery: DeliverySettings::default(),
                 topic_frame: TopicFrame::default(),
+                attribution: crate::config::CampaignAttribution::default(),
             };
             let lane = if *welcome { Lane::Welcomes } else { Lane::Messages };
             Ok(PreparedMessage::Template(Box::new(prepare_for(lane, &definition, schema, frame)?)))

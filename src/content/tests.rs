@@ -62,6 +62,7 @@ fn definition(layout: &str, body: &str) -> Definition {
         track_clicks: true,
         delivery: Default::default(),
         topic_frame: Default::default(),
+        attribution: Default::default(),
     }
 }
 

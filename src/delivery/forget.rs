@@ -18,6 +18,9 @@ use crate::entropy::Entropy;
 /// (see `sql::apply_outcomes`).
 pub async fn forget_contact(tx: &mut Tx, contact_id: i64, entropy: &Entropy, now: Time) -> Result<Vec<(i64, i64)>, DbError> {
     forget_messages(tx, contact_id).await?;
+    let open = "SELECT DISTINCT run_id FROM delivery WHERE contact_id = $1 AND NOT transactional AND state IN ('due', 'deferred')";
+    let open = tx.fetch_all(open, args![contact_id]).await?;
+    super::counts::changed(tx, open.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, DbError>>()?).await?;
     let found = tx.fetch_all("SELECT id FROM delivery WHERE contact_id = $1 ORDER BY id", args![contact_id]).await?;
     let ids = found.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, DbError>>()?;
     let numbers: Vec<(i64, i64)> = ids.into_iter().zip(entropy.ids(now, found.len())).collect();

@@ -1,5 +1,6 @@
 //! How it leaves.
 mod collected;
+mod counts;
 pub mod dkim;
 pub mod engine;
 pub mod forget;

@@ -13,7 +13,8 @@ use crate::db::{Connection, Db, DbError, Tx};
 use crate::entropy::Entropy;
 
 pub use super::collected::{Collected, collected};
-pub use super::sql::{about, counts, counts_by_provider, in_state, of_contact, tracked_less};
+pub use super::counts::{counts, store as store_counts, to_store as counts_to_store, tracked_less};
+pub use super::sql::{about, counts_by_provider, in_state, of_contact};
 
 /// Writes deliveries for these contacts, each with its mailbox provider, due at `due_at`. A contact
 /// that has one in this run keeps it. Answers how many are new.
@@ -28,6 +29,7 @@ pub async fn enqueue(
     let ids = entropy.ids(now, contacts.len());
     let rows: Vec<(i64, i64, Arc<str>)> =
         ids.zip(contacts).map(|(id, (contact_id, provider))| (id, *contact_id, provider.clone())).collect();
+    super::counts::open(tx, run_id).await?;
     sql::enqueue(tx, run_id, &rows, due_at, now).await
 }
 

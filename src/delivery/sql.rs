@@ -160,21 +160,27 @@ pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, Db
     if known.is_empty() {
         return Ok(0);
     }
-    tx.bulk(
-        "UPDATE delivery SET state = v.state, reason = v.reason, changed_at = v.at,
+    let written = tx
+        .bulk_fetch(
+            "UPDATE delivery SET state = v.state, reason = v.reason, changed_at = v.at,
            reply = CASE WHEN EXISTS (SELECT 1 FROM contact c WHERE c.id = delivery.contact_id) THEN v.reply END
          FROM {rows}
-         WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt",
-        Vec::new(),
-        Rows::new()
-            .i64("id", known.iter().map(|outcome| outcome.delivery_id))
-            .i64("attempt", known.iter().map(|outcome| outcome.attempt))
-            .text("state", known.iter().map(|outcome| outcome.state.as_str()))
-            .opt_text("reason", known.iter().map(|outcome| outcome.reason.clone()).collect())
-            .opt_text("reply", known.iter().map(|outcome| outcome.reply.clone()).collect())
-            .i64("at", known.iter().map(|outcome| outcome.at.millis())),
-    )
-    .await
+         WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt
+         RETURNING delivery.run_id",
+            Vec::new(),
+            Rows::new()
+                .i64("id", known.iter().map(|outcome| outcome.delivery_id))
+                .i64("attempt", known.iter().map(|outcome| outcome.attempt))
+                .text("state", known.iter().map(|outcome| outcome.state.as_str()))
+                .opt_text("reason", known.iter().map(|outcome| outcome.reason.clone()).collect())
+                .opt_text("reply", known.iter().map(|outcome| outcome.reply.clone()).collect())
+                .i64("at", known.iter().map(|outcome| outcome.at.millis())),
+        )
+        .await?;
+    let runs = written.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, DbError>>()?;
+    let count = runs.len();
+    super::counts::changed(tx, runs).await?;
+    Ok(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 /// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an
@@ -251,19 +257,6 @@ pub(super) async fn note_tracking(tx: &mut Tx, noted: &[(i64, Tracking)]) -> Res
     let rows = Rows::new().i64("id", noted.iter().map(|row| row.0)).opt_text("tracking", noted.iter().map(|row| less(row.1)).collect());
     tx.bulk("UPDATE delivery SET tracking = v.tracking FROM {rows} WHERE delivery.id = v.id", Vec::new(), rows).await?;
     Ok(())
-}
-
-/// Mails of a run that were sent to people who are tracked anonymously, and not at all.
-pub async fn tracked_less(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, i64)>, DbError> {
-    let rows = db
-        .rows(
-            "SELECT tracking, COUNT(*) FROM delivery
-             WHERE run_id = $1 AND tracking IS NOT NULL AND state = 'sent'
-             GROUP BY tracking ORDER BY tracking",
-            args![run_id],
-        )
-        .await?;
-    rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
 }
 
 /// Attempt numbers of deliveries that `worker` still holds as claimed.
@@ -373,21 +366,6 @@ pub(super) async fn orphans(db: &mut impl Connection) -> Result<Vec<i64>, DbErro
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// How many deliveries of a run are in which state, by reason.
-pub async fn counts(db: &mut impl Connection, run_id: i64) -> Result<Vec<(State, Option<String>, i64)>, DbError> {
-    let rows = db
-        .rows("SELECT state, reason, COUNT(*) FROM delivery WHERE run_id = $1 GROUP BY state, reason ORDER BY state, reason", args![run_id])
-        .await?;
-    rows.iter()
-        .map(|row| {
-            let state: String = row.get(0)?;
-            let known =
-                State::from_stored(&state).ok_or_else(|| DbError::Unexpected(format!("a delivery is in the unknown state `{state}`")))?;
-            Ok((known, row.get(1)?, row.get(2)?))
-        })
-        .collect()
-}
-
 /// How many deliveries of a run are in which state, by mailbox provider.
 pub async fn counts_by_provider(db: &mut impl Connection, run_id: i64) -> Result<Vec<(String, State, i64)>, DbError> {
     let rows = db
@@ -473,6 +451,7 @@ pub async fn in_state(
 
 /// Makes a run's doubtful deliveries due again, or settles them as sent.
 pub(super) async fn settle_doubtful(tx: &mut Tx, run_id: i64, to: State, now: Time) -> Result<u64, DbError> {
+    super::counts::changed(tx, [run_id]).await?;
     tx.execute(
         "UPDATE delivery SET state = $1, due_at = $2, reason = 'released', changed_at = $2 WHERE run_id = $3 AND state = 'in_doubt'",
         args![to.as_str(), now, run_id],

@@ -1,6 +1,8 @@
 //! Questions to all of it, read only.
 
+mod engagement;
 mod live;
+mod revenue;
 
 use std::collections::BTreeMap;
 
@@ -10,8 +12,13 @@ use crate::consent::{self, Tracking};
 use crate::db::{Connection, DbError};
 use crate::delivery::{self, State};
 use crate::tracking;
+use crate::tracking::engagement_ops::{self, Revenue};
 
+pub use engagement::{EngagementShown, TopicEngagement, engagement};
 pub use live::{ProviderLive, RunLive, Waiting, run_live};
+pub use revenue::{By, RevenueRow, RevenueTable, revenue_table, segment_name};
+
+use revenue::plain_number;
 
 /// Doubtful mails named at most, for each run: a crash leaves as many as there were sessions.
 const NAMED: i64 = 1_000;
@@ -130,10 +137,16 @@ pub struct CampaignReport {
     pub opens: tracking::ops::Counts,
     /// Followed links.
     pub clicks: Clicks,
-    /// Orders that came of it.
-    pub conversions: i64,
-    /// Their worth.
+    /// Orders that came of it; an order may be shared by several mails.
+    #[serde(serialize_with = "plain_number")]
+    pub conversions: f64,
+    /// Their worth, less what was refunded.
+    #[serde(serialize_with = "plain_number")]
     pub revenue: f64,
+    /// In which currency.
+    pub currency: String,
+    /// The same by audience of the runs.
+    pub by_segment: Vec<SegmentRevenue>,
     /// Arms of an experiment; empty where there was none.
     pub variants: Vec<serde_json::Value>,
     /// The arm that got nothing; empty where there was none.
@@ -169,12 +182,51 @@ pub struct Clicks {
     #[serde(flatten)]
     pub counts: tracking::ops::Counts,
     /// Each link.
-    pub by_link: Vec<tracking::ops::LinkCounts>,
+    pub by_link: Vec<LinkReport>,
+}
+
+/// A link of a campaign, and what came of it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct LinkReport {
+    /// Its clicks.
+    #[serde(flatten)]
+    pub link: tracking::ops::LinkCounts,
+    /// Orders.
+    #[serde(serialize_with = "plain_number")]
+    pub conversions: f64,
+    /// Their worth.
+    #[serde(serialize_with = "plain_number")]
+    pub revenue: f64,
+}
+
+/// Runs to one audience, and what came of them.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct SegmentRevenue {
+    /// The audience as written in the campaign's file when it ran.
+    pub segment: String,
+    /// How many.
+    pub runs: i64,
+    /// Mails taken by the relay.
+    pub sent: i64,
+    /// Orders.
+    #[serde(serialize_with = "plain_number")]
+    pub conversions: f64,
+    /// Their worth.
+    #[serde(serialize_with = "plain_number")]
+    pub revenue: f64,
 }
 
 /// Adds up the runs of a campaign. `unique` people are counted per run, as each run mails anew.
-pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Option<i64>) -> Result<CampaignReport, DbError> {
-    let mut report = CampaignReport { campaign: name.to_owned(), ..CampaignReport::default() };
+pub async fn campaign_report(
+    db: &mut impl Connection,
+    currency: &str,
+    name: &str,
+    only_run: Option<i64>,
+) -> Result<CampaignReport, DbError> {
+    let mut report = CampaignReport { campaign: name.to_owned(), currency: currency.to_owned(), ..CampaignReport::default() };
+    let mut all = Revenue::default();
+    let mut segments: BTreeMap<String, (SegmentRevenue, Revenue)> = BTreeMap::new();
+    let mut links: Vec<(tracking::ops::LinkCounts, Revenue)> = Vec::new();
     let runs = campaign::ops::list(db, Some(name), MAX_RUNS).await?;
     for run in runs.iter().filter(|run| only_run.is_none_or(|id| id == run.id)) {
         let summary = run_summary(db, run).await?;
@@ -211,14 +263,32 @@ pub async fn campaign_report(db: &mut impl Connection, name: &str, only_run: Opt
         }
         add(&mut report.opens, &hits.opens);
         add(&mut report.clicks.counts, &hits.clicks);
+        let mut revenue = engagement_ops::revenue(db, run.id, None).await?;
+        let (segment, of_segment) = segments.entry(revenue::audience_of(&run.definition)).or_default();
+        (segment.runs, segment.sent) = (segment.runs + 1, segment.sent + summary.sent);
+        for (_, more) in &revenue {
+            all.add(*more);
+            of_segment.add(*more);
+        }
         for link in hits.by_link {
-            match report.clicks.by_link.iter_mut().find(|known| known.position == link.position && known.url == link.url) {
-                Some(known) => add(&mut known.counts, &link.counts),
-                None => report.clicks.by_link.push(link),
+            let more = revenue.remove(&link.position).unwrap_or_default();
+            match links.iter_mut().find(|(known, _)| known.position == link.position && known.url == link.url) {
+                Some((known, revenue)) => {
+                    add(&mut known.counts, &link.counts);
+                    revenue.add(more);
+                }
+                None => links.push((link, more)),
             }
         }
     }
     report.delivered = report.sent;
+    (report.conversions, report.revenue) = (all.orders(), all.units());
+    report.clicks.by_link =
+        links.into_iter().map(|(link, revenue)| LinkReport { link, conversions: revenue.orders(), revenue: revenue.units() }).collect();
+    report.by_segment = segments
+        .into_iter()
+        .map(|(segment, (row, revenue))| SegmentRevenue { segment, conversions: revenue.orders(), revenue: revenue.units(), ..row })
+        .collect();
     Ok(report)
 }
 

@@ -11,6 +11,7 @@ use crate::consent::suppression::{self, Digests};
 use crate::contact::{AttributeValue, Contact};
 use crate::db::{Args, Connection, DbError, Row, Tx};
 use crate::token::Keys;
+use crate::tracking::{engagement, engagement_ops};
 
 /// The version of `data.json`; it grows when a key changes its meaning.
 const FORMAT: u32 = 1;
@@ -84,9 +85,29 @@ pub async fn collect(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contac
     put("api_answers", objects(db, ANSWERS, args![contact.id], &[Moment("at"), Text("client"), Document("answer")]).await?);
     let about = subject(keys, &contact.email_key);
     put("requests", objects(db, REQUESTS, args![contact.id, about], REQUEST_COLUMNS).await?);
-    // None are computed so far; whoever adds one adds it here (GDPR 15(1)(h)).
-    put("scores", json!([]));
+    put("orders_from_mails", objects(db, CONVERSIONS, args![contact.id], CONVERSION_COLUMNS).await?);
+    // Whoever adds one adds it here (GDPR 15(1)(h)).
+    put("scores", scores(db, config, contact.id, now).await?);
     Ok(Value::Object(out))
+}
+
+const CONVERSIONS: &str = "SELECT c.at, r.campaign, c.link, c.share, c.order_id
+     FROM conversion c JOIN run r ON r.id = c.run_id WHERE c.contact_id = $1 ORDER BY c.at, c.order_id, c.delivery_id, c.link";
+const CONVERSION_COLUMNS: &[Column] = &[Moment("at"), Text("campaign"), Number("link"), Number("millionths"), Id("order")];
+
+/// What is concluded about a person: how they take part, and when they respond.
+async fn scores(db: &mut impl Connection, config: &Config, contact_id: i64, now: Time) -> Result<Value, DbError> {
+    let mut out = Vec::new();
+    for row in engagement_ops::of_contact(db, contact_id).await? {
+        let score = engagement::score(row.sum.weight, config.engagement.half_life_days, now);
+        let mut put = |name: &str, value: Value| out.push(json!({ "name": name, "topic": row.topic, "value": value }));
+        put("engagement.score", json!((score * 1_000.0).round() / 1_000.0));
+        if let Some((hour, weekday)) = row.best {
+            put("engagement.best_hour", json!(hour));
+            put("engagement.best_weekday", json!(weekday));
+        }
+    }
+    Ok(Value::Array(out))
 }
 
 /// Who is responsible.
@@ -120,7 +141,7 @@ fn processing(config: &Config) -> Value {
             "inactive_months": keeps(kept.inactive_months),
             "unconfirmed_days": keeps(kept.unconfirmed_days),
         },
-        "logic": "opens and clicks are judged human or machine by their time, sequence and program (`signals`); segments pick by the fields, topics and events above; no score is computed and no decision with legal effect is made",
+        "logic": "opens and clicks are judged human or machine by their time, sequence and program (`signals`); segments pick by the fields, topics and events above; `scores` add up a person's own opens and clicks, which weigh less with time, and the hours at which they came; no decision with legal effect is made",
     })
 }
 

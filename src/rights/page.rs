@@ -141,7 +141,11 @@ fn page(config: &Config, contact: &Contact, lang: Lang, data: &Value) -> Page {
                 (words.rights_c_due, "due_at"),
             ],
         ),
-        table(words.rights_h_scores, "scores", &[]),
+        table(
+            words.rights_h_scores,
+            "scores",
+            &[(words.rights_c_kind, "name"), (words.rights_c_topic, "topic"), (words.rights_c_value, "value")],
+        ),
     ]);
     Page {
         lang: lang.tag(),

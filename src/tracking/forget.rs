@@ -17,7 +17,6 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, numbers: &[(i64, i64)]
     )
     .await?;
     tx.bulk("UPDATE hit_total SET contact_id = v.number FROM {rows} WHERE hit_total.delivery_id = v.id", args![], rows()).await?;
-    tx.bulk("UPDATE conversion SET contact_id = v.number FROM {rows} WHERE conversion.delivery_id = v.id", args![], rows()).await?;
     tx.bulk("UPDATE unsubscribe SET contact_id = v.number FROM {rows} WHERE unsubscribe.delivery_id = v.id", args![], rows()).await?;
     // Of deliveries that are gone.
     tx.execute(
@@ -25,13 +24,10 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, numbers: &[(i64, i64)]
         args![contact_id],
     )
     .await?;
-    for table in ["unsubscribe", "hit_total", "conversion"] {
+    for table in ["unsubscribe", "hit_total"] {
         tx.execute(&format!("UPDATE {table} SET contact_id = 0 WHERE contact_id = $1"), args![contact_id]).await?;
     }
-    for table in ["engagement", "engagement_due"] {
-        tx.execute(&format!("DELETE FROM {table} WHERE contact_id = $1"), args![contact_id]).await?;
-    }
-    Ok(())
+    super::engagement_ops::forget_contact(tx, contact_id, numbers).await
 }
 
 /// Which hits a rule of retention is about.

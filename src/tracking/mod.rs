@@ -1,6 +1,12 @@
 //! What came back by link: opens and clicks, each judged human or machine. A hit is written to a log of
 //! its process before it is answered, and folded into the database from there ([`Recorder`]).
 
+pub mod attribution;
+mod attribution_sql;
+pub mod engagement;
+pub mod engagement_ops;
+mod engagement_refresh;
+mod engagement_sql;
 pub mod forget;
 pub mod judge;
 pub mod judge_again;

@@ -36,6 +36,7 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
         suppression::expire(&instance.db, instance.clock.now()).await?;
         // Also where no server runs that keeps the house.
         super::ledger::catch_up(instance).await?;
+        super::responses::Responses::new(&instance.config).catch_up(instance, stop).await?;
         runs::freshen_statistics(&instance.db).await?;
     }
     loop {

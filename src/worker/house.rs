@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::digests::Digests;
+use super::responses::Responses;
 use super::welcomes::Welcomes;
 use super::{RunError, lease, ledger, questions, rest, retention, schedules, send};
 use crate::clock::{HOUR, SECOND, Time};
@@ -37,6 +38,7 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
     let mut forgotten_at: Option<Time> = None;
     let mut held = None;
     let (mut welcomes, mut digests) = (Welcomes::default(), Digests::default());
+    let mut responses = Responses::new(&instance.config);
     let holds = Arc::new(AtomicBool::new(false));
     let learning = tokio::spawn(learn(instance.clone(), holds.clone(), stop.clone()));
     // Beside the rounds: it may take longer than a lease.
@@ -60,6 +62,7 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
             let asked = questions::ask(&instance).await;
             let welcomed = welcomes.send(&instance).await;
             let collected = digests.send(&instance).await;
+            let computed = responses.round(&instance).await;
             let expired = suppression::expire(&instance.db, now).await.map(drop).map_err(RunError::from);
             let mut forgotten = Ok(());
             let mut signed = Ok(());
@@ -68,8 +71,9 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
                 forgotten = forget(&instance, now).await;
                 signed = ledger::sign(&instance).await;
             }
-            for failed in
-                [recovered, caught_up, fired, asked, welcomed, collected, expired, forgotten, signed].into_iter().filter_map(Result::err)
+            for failed in [recovered, caught_up, fired, asked, welcomed, collected, computed, expired, forgotten, signed]
+                .into_iter()
+                .filter_map(Result::err)
             {
                 tracing::warn!(error = &failed as &dyn std::error::Error, "this round failed; the next one tries again");
             }

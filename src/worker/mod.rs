@@ -8,6 +8,7 @@ mod lease;
 mod ledger;
 mod process;
 mod questions;
+mod responses;
 mod retention;
 mod runs;
 mod schedules;

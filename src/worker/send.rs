@@ -330,6 +330,7 @@ impl Worker {
         if self.command(run_id, Command::Finish, None).await? {
             let sent = self.progress(run_id).sent.load(Ordering::Relaxed);
             tracing::info!(run = run_id, sent, "the run is done");
+            deliveries::store_counts(&self.instance.db, run_id).await?;
         }
         station.engine.remove(run_id).await;
         self.contexts.lock().await.remove(&run_id);

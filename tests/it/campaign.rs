@@ -36,6 +36,7 @@ fn definition() -> Definition {
         track_clicks: false,
         delivery: Default::default(),
         topic_frame: Default::default(),
+        attribution: Default::default(),
     }
 }
 

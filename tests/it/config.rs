@@ -268,7 +268,7 @@ fn every_key_that_the_example_shows_as_a_comment_is_one() {
     assert_eq!(config.providers["gmail"].connections, Some(10));
     assert_eq!((config.limits.per_day, config.dkim[0].selector.value.as_str()), (Some(100_000), "s1"));
     let campaign = std::fs::read_to_string(repository().join("config/campaigns/spring-leaves.toml")).unwrap();
-    for key in ["rate", "per_day", "relay", "give_up_hours"] {
+    for key in ["rate", "per_day", "relay", "give_up_hours", "model", "within_days"] {
         assert!(campaign.contains(&format!("# {key} = ")), "{key}");
     }
 }

@@ -67,6 +67,7 @@ fn real_templates_are_prepared_or_refused_with_a_reason() {
             track_clicks: true,
             delivery: Default::default(),
             topic_frame: Default::default(),
+            attribution: Default::default(),
         };
         match optin::content::prepare(&definition, &Schema::default(), &optin::content::FrameSettings::default()) {
             Ok(_) => prepared += 1,

@@ -164,7 +164,7 @@ impl Demo {
             for run in runs::list(db, Some(campaign), 1).await? {
                 summaries.push(crate::report::run_summary(db, &run).await?);
             }
-            reports.push(campaign_report(db, campaign, None).await?);
+            reports.push(campaign_report(db, &instance.config.behaviour.currency, campaign, None).await?);
         }
         if context.out.json {
             return context.out.document(&serde_json::json!({
