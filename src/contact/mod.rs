@@ -9,6 +9,7 @@ pub mod care;
 pub mod csv;
 pub mod encoding;
 pub mod field;
+pub mod identity;
 pub mod import;
 pub mod ops;
 pub mod sql;
