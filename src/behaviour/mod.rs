@@ -1,5 +1,7 @@
 //! What they did outside mail: orders, visits, events of a shop's own.
 
+pub mod merge;
+
 use std::collections::BTreeMap;
 
 use crate::config::{AttributeType, EventType};

@@ -127,10 +127,10 @@ fn normal_phone(value: &str) -> Result<String, String> {
 
 /// `contact.phone` without what people write between digits. It only narrows down: [`normal_phone`] decides.
 /// An index holds this expression.
-const PHONE_COLUMN: &str =
+pub(super) const PHONE_TEXT: &str =
     "REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(c.phone, ' ', ''), '-', ''), '(', ''), ')', ''), '.', ''), '/', '')";
 
-/// What [`PHONE_COLUMN`] may hold for a number in its normal form.
+/// What [`PHONE_TEXT`] may hold for a number in its normal form.
 fn phone_spellings(value: &str) -> Vec<String> {
     let Some(digits) = value.strip_prefix('+') else { return vec![value.to_owned()] };
     let mut spellings = vec![value.to_owned(), format!("00{digits}")];
@@ -169,8 +169,9 @@ struct Holder {
 }
 
 /// Who is meant by these identities, in their order: one statement a kind, and one more for each step of merges.
-/// A value that has no normal form is of nobody.
+/// A value that has no normal form is of nobody. Nobody is merged until this transaction ends.
 pub async fn resolve_many(tx: &mut Tx, asked: &[(Kind, &str)]) -> Result<Vec<Resolved>, DbError> {
+    super::merge::hold_off(tx).await?;
     let mut wanted: BTreeMap<Kind, BTreeMap<String, Vec<usize>>> = BTreeMap::new();
     for (index, (kind, value)) in asked.iter().enumerate() {
         if let Ok(normal) = kind.normal(value) {
@@ -228,7 +229,7 @@ async fn holders_of(tx: &mut Tx, kind: Kind, values: impl Iterator<Item = &Strin
     let own = match kind {
         Kind::Email => Some(("c.email_key", "c.email_key")),
         Kind::ExternalId => Some(("c.external_id", "c.external_id")),
-        Kind::Phone => Some((PHONE_COLUMN, "c.phone")),
+        Kind::Phone => Some((PHONE_TEXT, "c.phone")),
         Kind::Device => None,
     };
     let values: Vec<&String> = values.collect();
