@@ -65,7 +65,9 @@ pub enum NotMerged {
         id: i64,
     },
     /// A chain that nothing can follow.
-    #[error("more than {MAX_CHAIN} merges would follow each other\nhint: undo some (`optin contact merges`), and merge each contact into the last one")]
+    #[error(
+        "more than {MAX_CHAIN} merges would follow each other\nhint: undo some (`optin contact merges`), and merge each contact into the last one"
+    )]
     TooLong,
     /// The database.
     #[error(transparent)]

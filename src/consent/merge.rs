@@ -40,8 +40,7 @@ pub async fn carry(tx: &mut Tx, rules: &TrackingRules, gone: &Contact, kept_id: 
     sql::lock_head(tx).await?;
     let (theirs, ours) = (choose::states(tx, gone.id).await?, choose::states(tx, kept_id).await?);
     let suppressed = suppression::look_up(tx, &[&gone.email_key]).await?.remove(&gone.email_key);
-    let everything =
-        has_left(&theirs, ALL_TOPICS) || suppressed.is_some_and(|entry| is_about_the_person(&entry.reason));
+    let everything = has_left(&theirs, ALL_TOPICS) || suppressed.is_some_and(|entry| is_about_the_person(&entry.reason));
     let gets: Vec<&TopicState> = ours.iter().filter(|topic| topic.topic_id != ALL_TOPICS && topic.state.standing.can_withdraw()).collect();
     let mut carried = Carried::default();
     let event = |topic_id| NewEvent::new(kept_id, topic_id, Action::Withdrawn, source);
@@ -103,7 +102,8 @@ pub async fn carry_back(
     sql::lock_head(tx).await?;
     let (theirs, ours) = (choose::states(tx, kept_id).await?, choose::states(tx, gone_id).await?);
     let left_at = |topic_id: i64| {
-        let left = |topic: &&TopicState| topic.topic_id == topic_id && topic.state.standing == Standing::Unsubscribed && topic.since >= since;
+        let left =
+            |topic: &&TopicState| topic.topic_id == topic_id && topic.state.standing == Standing::Unsubscribed && topic.since >= since;
         theirs.iter().find(left).map(|topic| topic.since)
     };
     let everything_at = left_at(ALL_TOPICS);

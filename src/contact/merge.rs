@@ -184,7 +184,8 @@ fn read(row: &Row) -> Result<Merge, DbError> {
     let detail: Json = serde_json::from_str(&row.get::<String>(5)?).unwrap_or_default();
     let taken = detail["taken"].as_object().into_iter().flatten();
     // What names a column comes from us; anything else is left alone.
-    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+    let is_name =
+        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
     Ok(Merge {
         id: row.get(0)?,
         at: row.get(1)?,
