@@ -133,10 +133,9 @@ pub(super) const PHONE_TEXT: &str =
 /// What [`PHONE_TEXT`] may hold for a number in its normal form.
 fn phone_spellings(value: &str) -> Vec<String> {
     let Some(digits) = value.strip_prefix('+') else { return vec![value.to_owned()] };
-    let mut spellings = vec![value.to_owned(), format!("00{digits}")];
     // `+49 (0) 30 ..`: country codes have one to three digits.
-    spellings.extend((1..=3).map(|at| format!("+{}0{}", &digits[..at], &digits[at..])));
-    spellings
+    let with_zero = (1..=3).map(|at| format!("{}0{}", &digits[..at], &digits[at..]));
+    std::iter::once(digits.to_owned()).chain(with_zero).flat_map(|digits| [format!("+{digits}"), format!("00{digits}")]).collect()
 }
 
 /// Whom an identity leads to.
@@ -468,7 +467,7 @@ mod tests {
         fn a_number_is_among_its_spellings(digits in "[1-9][0-9]{6,13}", zero in any::<bool>(), abroad in any::<bool>()) {
             let written = match (abroad, zero) {
                 (true, true) => format!("+{} (0) {}", &digits[..2], &digits[2..]),
-                (true, false) => format!("00{} / {}", &digits[..3], &digits[3..]),
+                (true, false) => format!("00{} (0) / {}", &digits[..3], &digits[3..]),
                 (false, _) => format!("({}) {}", &digits[..2], &digits[2..]),
             };
             let stripped: String = written.chars().filter(|c| !" -().".contains(*c) && *c != '/').collect();
