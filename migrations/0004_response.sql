@@ -10,6 +10,10 @@ CREATE TABLE identity (
   PRIMARY KEY (kind, value)
 ) /* clustered */;
 CREATE INDEX identity_contact ON identity (contact_id);
+-- Telephone numbers are kept as they were given, and looked up without what people write between digits.
+CREATE INDEX contact_phone ON contact
+  (REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(REPLACE(phone, ' ', ''), '-', ''), '(', ''), ')', ''), '.', ''), '/', ''))
+  WHERE phone IS NOT NULL;
 
 -- Two contacts found to be one person. `gone_id` keeps its row, its ledger and its mails, and is in no
 -- audience while `merged_into` is set; what it did counts for `kept_id`.

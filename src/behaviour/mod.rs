@@ -1,6 +1,7 @@
 //! What they did outside mail: orders, visits, events of a shop's own.
 
 pub mod stage;
+pub mod merge;
 
 use std::collections::BTreeMap;
 

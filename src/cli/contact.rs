@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::contact_data::{Change, Erase, Export};
+use super::contact_merge::{self, Duplicates, IdentityCommand, Merge, Merges, Unmerge};
 use super::out::{Outcome, shown, table};
 use super::{Context, contact_by_email};
 use crate::consent::{self, ALL_TOPICS, Frequency, TopicState};
-use crate::contact::{Contact, field};
+use crate::contact::{self, Contact, Schema, field};
 use crate::report;
 
 /// Latest things shown about a contact.
@@ -33,6 +34,16 @@ enum Action {
     Erase(Erase),
     /// Correct somebody's fields or address.
     Change(Change),
+    /// Make two contacts one person.
+    Merge(Merge),
+    /// Undo a merge.
+    Unmerge(Unmerge),
+    /// Show which contacts were merged.
+    Merges(Merges),
+    /// Show contacts that are likely one person.
+    Duplicates(Duplicates),
+    /// By what else somebody is known.
+    Identity(IdentityCommand),
 }
 
 impl ContactCommand {
@@ -42,6 +53,11 @@ impl ContactCommand {
             Action::Export(command) => return command.run(context).await,
             Action::Erase(command) => return command.run(context).await,
             Action::Change(command) => return command.run(context).await,
+            Action::Merge(command) => return command.run(context).await,
+            Action::Unmerge(command) => return command.run(context).await,
+            Action::Merges(command) => return command.run(context).await,
+            Action::Duplicates(command) => return command.run(context).await,
+            Action::Identity(command) => return command.run(context).await,
         };
         let instance = context.instance().await?;
         let contact = contact_by_email(&instance, &email).await?;
@@ -53,11 +69,18 @@ impl ContactCommand {
         let coupons = consent::coupons::of_contact(db, contact.id).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
         let engagement = report::engagement(db, &instance.config.engagement, contact.id, &states, context.clock.now()).await?;
+        let identities = contact_merge::identities(&instance, &contact).await?;
+        let merged_into = match contact::merge::merged_into(db, contact.id).await? {
+            Some(into) => contact::sql::by_ids(db, &Schema::default(), &[into]).await?.pop().map(|into| into.email),
+            None => None,
+        };
         let topics: Vec<_> = states.iter().map(topic_of).collect();
         if context.out.json {
             return context.out.document(&json!({
                 "email": contact.email,
                 "attributes": fields(&contact),
+                "merged_into": merged_into,
+                "identities": identities,
                 "topics": topics,
                 "tracking": choices.tracking.map(consent::Tracking::as_str),
                 "profiling_refused": choices.profiling_refused,
@@ -74,6 +97,12 @@ impl ContactCommand {
         context.out.data(&contact.email);
         let rows = fields(&contact).into_iter().map(|(name, value)| vec![name, plain(&value)]).collect();
         context.out.data(table(&["field", "value"], rows));
+        if let Some(into) = merged_into {
+            context.out.data(format!("\nthe same person as {into}, who it was merged into"));
+        }
+        for more in identities.iter().filter(|one| one["source"] != "contact" || !one["of"].is_null()) {
+            context.out.data(format!("also known by {} {}", plain(&more["kind"]), plain(&more["value"])));
+        }
         context.out.data(format!("\n{}", topics_table(&states)));
         if engagement.all.stage.is_some() || engagement.all.opens + engagement.all.clicks > 0 {
             context.out.data(format!("\n{}", engagement_table(&engagement)));

@@ -5,6 +5,7 @@ mod choices;
 mod consent;
 mod contact;
 mod contact_data;
+mod contact_merge;
 mod coupon;
 mod demo;
 mod dkim;

@@ -105,13 +105,15 @@ pub async fn enter(
     let standings = ops::standings_of(tx, &pairs).await?;
     // Whoever withdrew from anything is asked by mail first, also about a topic they never touched.
     let left = standings.values().any(|standing| *standing == Standing::Unsubscribed);
+    // So is the owner of an address that was merged into somebody: what it had is worth nothing now.
+    let merged = contact::merge::merged_into(tx, contact_id).await?.is_some();
     let mut topics = Vec::with_capacity(entry.topics.len());
     for topic in entry.topics {
         let standing = standings.get(&(topic.topic_id, contact_id)).copied().unwrap_or(Standing::None);
         let event = event(entropy, entry, topic, contact_id);
-        let answered = if standing == Standing::Subscribed {
+        let answered = if standing == Standing::Subscribed && !merged {
             Answered::Already
-        } else if !topic.double && !left && standing != Standing::Paused {
+        } else if !topic.double && !left && !merged && standing != Standing::Paused {
             ledger::append(tx, &[NewEvent { action: Action::Granted, ..event }], now).await?;
             Answered::Subscribed
         } else {

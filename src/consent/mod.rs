@@ -18,6 +18,7 @@ pub mod forget;
 mod grounds;
 pub mod invitation;
 pub mod ledger;
+pub mod merge;
 pub mod ops;
 mod permit;
 pub mod reasons;

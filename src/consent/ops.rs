@@ -53,8 +53,17 @@ pub struct Withdrawal {
 }
 
 /// Withdraws `contact_id` from a topic, or from everything with [`ALL_TOPICS`]. Repeating it is
-/// harmless and keeps the first time; an event is written only where something changed.
+/// harmless and keeps the first time; an event is written only where something changed. Whoever was merged into
+/// somebody leaves as that person, too: an old mail to the other address ends them all.
 pub async fn withdraw(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<Withdrawal, DbError> {
+    let mut changed = withdraw_one(tx, request, now).await?.changed;
+    for contact_id in contact::merge::above(tx, request.contact_id).await? {
+        changed |= withdraw_one(tx, &NewEvent { contact_id, ..request.clone() }, now).await?.changed;
+    }
+    Ok(Withdrawal { changed })
+}
+
+async fn withdraw_one(tx: &mut Tx, request: &NewEvent, now: Time) -> Result<Withdrawal, DbError> {
     let topics: Vec<i64> = if request.topic_id == ALL_TOPICS {
         let mut all: Vec<i64> = sql::topics(tx).await?.into_keys().collect();
         all.sort_unstable();
@@ -244,7 +253,9 @@ pub enum Request {
 /// day at most. Asking brings nobody back who withdrew; the confirmation does.
 pub async fn request(tx: &mut Tx, event: NewEvent, now: Time) -> Result<Request, DbError> {
     let key = (event.topic_id, event.contact_id);
-    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    // A merged address gets nothing, whatever it had: only its owner's confirmation changes that.
+    let merged = contact::merge::merged_into(tx, event.contact_id).await?.is_some();
+    if !merged && standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Request::Already);
     }
     let locale = event.detail.as_deref().and_then(|detail| detail.split(' ').find_map(|word| word.strip_prefix("locale=")));
@@ -273,12 +284,11 @@ pub enum Confirmation {
 /// Confirms a topic for the owner of the address, if the last word about it was a request. A link that was made
 /// (`made_at`) before they left does not count, whoever asked since: that needs a mail of its own.
 pub async fn confirm(tx: &mut Tx, event: NewEvent, made_at: Time, now: Time) -> Result<Confirmation, DbError> {
-    let known = tx.fetch_optional("SELECT id FROM contact WHERE id = $1", crate::args![event.contact_id]).await?;
-    if known.is_none() {
-        return Ok(Confirmation::Gone);
-    }
+    let known = tx.fetch_optional("SELECT merged_into FROM contact WHERE id = $1", crate::args![event.contact_id]).await?;
+    let Some(known) = known else { return Ok(Confirmation::Gone) };
+    let merged = known.get::<Option<i64>>(0)?.is_some();
     let key = (event.topic_id, event.contact_id);
-    if standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
+    if !merged && standings_of(tx, &[key]).await?.get(&key) == Some(&Standing::Subscribed) {
         return Ok(Confirmation::Already);
     }
     if sql::last_action(tx, event.contact_id, event.topic_id).await?.as_deref() != Some(Action::Requested.as_str()) {

@@ -36,6 +36,8 @@ enum Scope {
 pub enum Refusal {
     /// The contact was erased.
     Erased,
+    /// The contact is another one's: mail on topics goes there, by the permission that address has.
+    Merged,
     /// No consent, or not any more.
     Standing(Standing),
     /// They want the mails of this topic collected: this one goes out in their next digest.
@@ -51,6 +53,7 @@ impl Refusal {
     pub fn code(&self) -> &'static str {
         match self {
             Refusal::Erased => "erased",
+            Refusal::Merged => "merged",
             Refusal::Standing(Standing::None | Standing::Subscribed) => "not_subscribed",
             Refusal::Standing(Standing::Pending) => "pending",
             Refusal::Standing(Standing::Paused) => "paused",
@@ -182,6 +185,8 @@ impl Scope {
 
     fn judge(self, fact: &sql::PermissionFact) -> Result<(), Refusal> {
         match self {
+            // What they asked for by an address goes there, and so does the question whether it is theirs alone.
+            Scope::Topic(_) | Scope::Digest(_) if fact.known && fact.merged => Err(Refusal::Merged),
             Scope::Topic(_) => judge(fact.known, fact.standing, fact.frequency, fact.suppressed.clone()),
             Scope::Digest(_) => judge(fact.known, fact.standing, None, fact.suppressed.clone()),
             // Everything but the standing, which nobody needs for a message.

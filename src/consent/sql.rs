@@ -16,6 +16,8 @@ pub(super) struct PermissionFact {
     pub seq: i64,
     pub frequency: Option<Frequency>,
     pub suppressed: Option<String>,
+    /// The contact leads to another one.
+    pub merged: bool,
 }
 
 /// Reads the epoch and keeps it from moving until this transaction ends.
@@ -35,7 +37,7 @@ pub(super) async fn move_epoch(tx: &mut Tx) -> Result<(), DbError> {
 pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64]) -> Result<Vec<PermissionFact>, DbError> {
     let rows = tx
         .bulk_fetch(
-            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason, c.email_key, s.frequency
+            "SELECT v.contact_id, c.id, s.standing, s.last_seq, x.reason, c.email_key, s.frequency, c.merged_into
              FROM {rows}
              LEFT JOIN contact c ON c.id = v.contact_id
              LEFT JOIN subscription s ON s.topic_id = $1 AND s.contact_id = v.contact_id
@@ -56,6 +58,7 @@ pub(super) async fn permission_facts(tx: &mut Tx, topic_id: i64, contacts: &[i64
                 seq: row.get::<Option<i64>>(3)?.unwrap_or(0),
                 suppressed: row.get::<Option<String>>(4)?.or_else(|| by_rules.remove(key).map(|entry| entry.reason)),
                 frequency: row.get::<Option<String>>(6)?.as_deref().and_then(Frequency::from_stored),
+                merged: row.get::<Option<i64>>(7)?.is_some(),
             })
         })
         .collect()

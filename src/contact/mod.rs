@@ -7,9 +7,12 @@ use crate::config::AttributeType;
 pub mod address;
 pub mod care;
 pub mod csv;
+pub mod duplicates;
 pub mod encoding;
 pub mod field;
+pub mod identity;
 pub mod import;
+pub mod merge;
 pub mod ops;
 pub mod sql;
 

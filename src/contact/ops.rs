@@ -42,7 +42,8 @@ pub struct Upserted {
 /// `email` (as text) and declared attributes (as their type); what they do not name stays. A field that
 /// is not declared, or not of that type, is an error: callers check what comes from outside.
 ///
-/// The address as shown becomes the one given, so that its owner decides about its case.
+/// The address as shown becomes the one given, so that its owner decides about its case. A customer number that is
+/// replaced stays as an identity of theirs.
 pub async fn upsert(
     tx: &mut Tx,
     schema: &Schema,
@@ -58,9 +59,23 @@ pub async fn upsert(
         columns.push(column_of(schema, name, value)?);
         values.push(sql::bind_value(value));
     }
+    let number = fields.iter().find(|(name, _)| *name == "external_id");
+    let former = match number {
+        Some((_, AttributeValue::Text(number))) => former_number(tx, address, number).await?,
+        _ => None,
+    };
     let row = tx.fetch_one(&sql::upsert(&columns), values).await?;
     let found: i64 = row.get(0)?;
+    if let Some(former) = former {
+        super::identity::keep_former_numbers(tx, &[(found, former)], "api", now).await?;
+    }
     Ok(Upserted { id: found, added: found == id })
+}
+
+/// The customer number of the contact with this address, where it is another one than `number`.
+async fn former_number(tx: &mut Tx, address: &Address, number: &str) -> Result<Option<String>, DbError> {
+    let sql = "SELECT external_id FROM contact WHERE email_key = $1 AND external_id <> $2";
+    tx.fetch_optional(sql, args![address.key(), number]).await?.map(|row| row.get(0)).transpose()
 }
 
 /// Empties fields of a contact: built-in ones other than `email`, and declared attributes. A field that is

@@ -8,7 +8,7 @@ use crate::args;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::consent::suppression::{self, Digests};
-use crate::contact::{AttributeValue, Contact};
+use crate::contact::{self, AttributeValue, Contact};
 use crate::db::{Args, Connection, DbError, Row, Tx};
 use crate::token::Keys;
 use crate::tracking::{engagement, engagement_ops};
@@ -60,8 +60,26 @@ async fn objects(db: &mut impl Connection, sql: &str, args: Args, columns: &[Col
     Ok(Value::Array(out))
 }
 
-/// The document `data.json` of a person.
+/// The document `data.json` of a person. What is known of contacts that were merged into them stands below `merged`, in
+/// the same form.
 pub async fn collect(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contact, now: Time) -> Result<Value, DbError> {
+    let mut out = collect_one(db, config, keys, contact, now).await?;
+    let (ids, _) = contact::merge::below(db, contact.id).await?;
+    let others: Vec<i64> = ids.into_iter().filter(|id| *id != contact.id).collect();
+    let schema = contact::Schema::new(&config.attributes);
+    let mut merged = Vec::new();
+    for other in contact::sql::by_ids(db, &schema, &others).await? {
+        let mut data = collect_one(db, config, keys, &other, now).await?;
+        if let Some(data) = data.as_object_mut() {
+            data.retain(|key, _| !matches!(key.as_str(), "format" | "controller" | "processing"));
+        }
+        merged.push(data);
+    }
+    out["merged"] = Value::Array(merged);
+    Ok(out)
+}
+
+async fn collect_one(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contact, now: Time) -> Result<Value, DbError> {
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| drop(out.insert(key.to_owned(), value));
     put("format", json!({ "name": "optin personal data", "version": FORMAT, "made_at": now.to_string() }));
@@ -155,6 +173,10 @@ async fn person(db: &mut impl Connection, contact: &Contact) -> Result<Value, Db
     let mut identities = vec![json!({ "kind": "email", "value": contact.email, "compared_as": contact.email_key })];
     for (kind, value) in [("external_id", &contact.external_id), ("phone", &contact.phone)] {
         identities.extend(value.as_ref().map(|value| json!({ "kind": kind, "value": value })));
+    }
+    for more in contact::identity::of_contact(db, contact.id).await? {
+        let since = more.since.to_string();
+        identities.push(json!({ "kind": more.kind, "value": more.value, "source": more.source, "since": since }));
     }
     let mut fields = Map::new();
     let built_in = [

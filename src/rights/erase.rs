@@ -5,9 +5,11 @@
 //! mailed again, the keyed digest of the address.
 
 use super::{Kind, State, register, subject};
+use crate::behaviour::merge;
 use crate::clock::Time;
 use crate::consent;
 use crate::consent::suppression::{self, Digests};
+use crate::consent::tracking::TrackingRules;
 use crate::contact::{self, Contact};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery;
@@ -49,8 +51,32 @@ pub async fn reason_to_keep_out(tx: &mut Tx, contact: &Contact, keep_out: bool) 
     Ok(left.map(str::to_owned).or_else(|| keep_out.then(|| "erased".to_owned())))
 }
 
-/// Erases a person. Everything or nothing happens when the caller commits.
+/// Erases a person, with every contact that was merged into them. A contact that was merged into somebody is by itself
+/// again before it is erased, so that what is known of the other one stays. Everything or nothing happens when the
+/// caller commits.
 pub async fn erase(
+    tx: &mut Tx,
+    keys: &Keys,
+    entropy: &Entropy,
+    contact: &Contact,
+    erasure: &Erasure<'_>,
+    now: Time,
+) -> Result<Erased, DbError> {
+    merge::release(tx, &TrackingRules::default(), contact.id, &[], now).await?;
+    let (ids, _) = contact::merge::below(tx, contact.id).await?;
+    let mut erased = erase_one(tx, keys, entropy, contact, erasure, now).await?;
+    let others: Vec<i64> = ids.into_iter().filter(|id| *id != contact.id).collect();
+    for other in contact::sql::by_ids(tx, &contact::Schema::default(), &others).await? {
+        // One demand, one row of the register.
+        let erasure = Erasure { demanded: false, ..*erasure };
+        let one = erase_one(tx, keys, entropy, &other, &erasure, now).await?;
+        erased.suppressed = erased.suppressed.or(one.suppressed);
+        erased.deliveries += one.deliveries;
+    }
+    Ok(erased)
+}
+
+async fn erase_one(
     tx: &mut Tx,
     keys: &Keys,
     entropy: &Entropy,
@@ -70,6 +96,8 @@ pub async fn erase(
     suppression::forget_removals(tx, &Digests::new(keys), &contact.email_key).await?;
     // The row itself before its traces: an outcome that is written meanwhile finds nobody.
     contact::care::erase(tx, contact.id).await?;
+    contact::identity::forget(tx, contact.id, None).await?;
+    contact::merge::forget(tx, contact.id, entropy.id(now)).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;

@@ -212,8 +212,9 @@ async fn block(
     }
 }
 
+/// Whoever was merged into somebody goes with them.
 async fn people(db: &mut impl Connection, rule: &str, args: crate::db::Args) -> Result<Vec<(i64, i64)>, DbError> {
-    let sql = format!("SELECT c.id FROM contact c WHERE c.id > $1 AND {rule} ORDER BY c.id LIMIT {PEOPLE}");
+    let sql = format!("SELECT c.id FROM contact c WHERE c.id > $1 AND c.merged_into IS NULL AND {rule} ORDER BY c.id LIMIT {PEOPLE}");
     db.rows(&sql, args).await?.iter().map(|row| Ok((row.get(0)?, row.get(0)?))).collect()
 }
 
@@ -229,12 +230,13 @@ const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.kind = 'transactional')";
 
 /// Known since before `$2`, and no sign of life since: no click and no open by a human, no entry of the
-/// ledger, no message. Who is unconfirmed (before `$3`) is another rule's.
+/// ledger, no message, no merge. Who is unconfirmed (before `$3`) is another rule's.
 const INACTIVE: &str = "c.created_at < $2
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'click' AND h.at >= $2 AND h.verdict = 'human')
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'open' AND h.at >= $2 AND h.verdict = 'human')
    AND NOT EXISTS (SELECT 1 FROM consent_event e WHERE e.contact_id = c.id AND e.at >= $2)
    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.created_at >= $2)
+   AND NOT EXISTS (SELECT 1 FROM contact_merge g WHERE g.kept_id = c.id AND g.at >= $2)
    AND NOT (UNCONFIRMED_RULE)";
 
 /// Counts what a rule is about.

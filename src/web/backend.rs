@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 
 use super::seam::{Act, Answer, Change, Choices, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use super::{App, Look, inbox};
+use crate::behaviour::merge;
 use crate::campaign::ops as runs;
 use crate::clock::DAY;
 use crate::consent::reasons::{Reason, Said};
@@ -127,7 +128,12 @@ impl Permission for Consents {
             };
             let made_at = link.expires.plus(-i64::from(self.instance.config.consent.confirm_days) * DAY);
             Ok(match consent::ops::confirm(tx, event, made_at, act.at).await? {
-                consent::ops::Confirmation::Confirmed => Confirmed::Now,
+                consent::ops::Confirmation::Confirmed => {
+                    // Its owner wants mail there: the address is somebody's by itself again.
+                    let rules = TrackingRules::new(&self.instance.config.consent);
+                    merge::release(tx, &rules, act.contact_id, &[topic_id], act.at).await?;
+                    Confirmed::Now
+                }
                 consent::ops::Confirmation::Already => Confirmed::Before,
                 consent::ops::Confirmation::NotAsked | consent::ops::Confirmation::Gone => Confirmed::NotPending,
             })
@@ -140,7 +146,8 @@ impl Permission for Consents {
                 // Whoever withdrew from anything is asked by mail first, also about a topic they never
                 // touched: the link may have been forwarded.
                 let states = consent::ops::states(tx, act.contact_id).await?;
-                if !states.iter().any(|topic| topic.state.standing == Standing::Unsubscribed) {
+                let merged = contact::merge::merged_into(tx, act.contact_id).await?.is_some();
+                if !merged && !states.iter().any(|topic| topic.state.standing == Standing::Unsubscribed) {
                     consent::ledger::append(tx, &[self.event(act, topic_id, Action::Granted)], act.at).await?;
                     return Ok(Resubscribed::Before);
                 }

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::out::{Failure, Outcome};
 use super::{Context, contact_by_email, known_topic, parse_address, refused};
+use crate::behaviour::merge;
 use crate::consent::checkpoint::{self, Checkpoint, Signer};
 use crate::consent::ledger::export as ledger_export;
 use crate::consent::{self, Action as Event, NewEvent, Standing};
@@ -147,6 +148,11 @@ async fn grant(context: &Context, email: &str, topic: &str, source: String, conf
             "`{email}` withdrew from `{topic}`: a grant does not bring anybody back; nothing was written\n\
              hint: with a fresh confirmation by the person in hand, add `--confirmed`"
         ));
+    }
+    if confirmed {
+        // As if its owner had confirmed by mail: an address that was merged into somebody is by itself again.
+        let rules = consent::tracking::TrackingRules::new(&instance.config.consent);
+        merge::release(&mut tx, &rules, contact_id, &[topic_id], now).await?;
     }
     tx.commit().await?;
     answer(context, email, topic, change.after)

@@ -5,7 +5,7 @@ use super::rows::Batch;
 use super::{ImportCounts, ImportedRow};
 use crate::args;
 use crate::clock::Time;
-use crate::contact::sql;
+use crate::contact::{identity, sql};
 use crate::db::{ColumnData, DbError, Row, Rows, Tx};
 
 /// The statements of one import.
@@ -15,6 +15,8 @@ pub(super) struct Writer {
     insert: String,
     update: String,
     names: Vec<String>,
+    /// Where the customer number stands among the columns.
+    number_at: Option<usize>,
     /// The last batch was mostly new: insert first, and look only when something was there.
     mostly_new: bool,
 }
@@ -25,6 +27,8 @@ struct Found {
     index: usize,
     id: i64,
     changed: bool,
+    /// The customer number it had, where the file has another one.
+    former_number: Option<String>,
 }
 
 impl Writer {
@@ -36,6 +40,7 @@ impl Writer {
             insert: sql::bulk_insert(&targets),
             update: sql::bulk_update(&targets),
             names: (0..targets.len()).map(sql::bulk_name).collect(),
+            number_at: targets.iter().position(|target| *target == "external_id"),
             mostly_new: true,
         }
     }
@@ -76,13 +81,18 @@ impl Writer {
 
     /// Finds the contacts that are there under an id other than the one made for their row.
     async fn mark_known(&self, tx: &mut Tx, batch: &Batch, rows: &mut [ImportedRow]) -> Result<(), DbError> {
+        let mut former_numbers = Vec::new();
         for found in self.look_up(tx, batch).await? {
             let row = &mut rows[found.index];
             if row.added && row.contact_id != found.id {
                 (row.contact_id, row.added, row.changed) = (found.id, false, found.changed);
+                former_numbers.extend(found.former_number.map(|number| (found.id, number)));
             }
         }
-        Ok(())
+        if former_numbers.is_empty() {
+            return Ok(());
+        }
+        identity::keep_former_numbers(tx, &former_numbers, "import", self.now).await
     }
 
     async fn look_up(&self, tx: &mut Tx, batch: &Batch) -> Result<Vec<Found>, DbError> {
@@ -95,7 +105,11 @@ impl Writer {
             for (position, column) in batch.columns.iter().enumerate() {
                 changed = changed || differs(column, index, &row, position + 3)?;
             }
-            found.push(Found { index, id: row.get(1)?, changed });
+            let former_number = match self.number_at {
+                Some(position) if differs(&batch.columns[position], index, &row, position + 3)? => row.get(position + 3)?,
+                _ => None,
+            };
+            found.push(Found { index, id: row.get(1)?, changed, former_number });
         }
         Ok(found)
     }
