@@ -169,7 +169,7 @@ def hits():
                 ("click", f"({link} + 1) % 5", "human", f"95000 + ({late}) * ({late}) * 80", again)]):
             when = f"d.changed_at + {delay}"
             yield f"""INSERT INTO hit (id, at, kind, delivery_id, run_id, contact_id, link, verdict, signals, ip, score)
-              SELECT ({when} - {EPOCH}) * {BITS} + d.contact_id / {STEP} % 500000 * 8 + {position}, {when}, '{what}', d.id, d.run_id, d.contact_id, {link}, '{verdict}',
+              SELECT ({when} - {EPOCH}) * {BITS} + d.contact_id / {STEP} % 1000000 * 4 + {position % 4}, {when}, '{what}', d.id, d.run_id, d.contact_id, {link}, '{verdict}',
                 '', '192.0.2.1', {1.5 if verdict == "machine" else 0}
               FROM delivery d WHERE d.id >= {first} AND d.id < {first + BITS} AND d.state = 'sent' AND {condition} ORDER BY 1"""
 
