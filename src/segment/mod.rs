@@ -57,6 +57,7 @@ mod check;
 mod compile;
 mod evaluate;
 mod lexer;
+mod load;
 pub mod ops;
 mod parse;
 mod parse_values;
@@ -65,8 +66,10 @@ mod rule;
 
 pub use ast::{Argument, Expr, ExprKind, Literal, LiteralKind, Name, Op, Period, Unit};
 pub use check::{check, rule};
-pub use compile::{Sql, compile, compile_for_blocks};
-pub use evaluate::{Clause, HitFact, Person, SentFact, evaluate, explain};
+pub use compile::{SMALL_SET, Sql, compile, compile_for_blocks, compile_knowing, soundings};
+pub use evaluate::{
+    Clause, EngagementFact, EventFact, HitFact, LineFact, MailFact, OrderFact, OrderTotal, Person, TotalFact, evaluate, explain,
+};
 pub use parse::parse;
 pub use rule::{Engagement, Field, HitKind, Home, Leaf, Mailed, Moment, Node, Rule, Source, Together, Value};
 
