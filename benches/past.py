@@ -58,6 +58,16 @@ birthday = "date"
 joined = "date"
 interests = "list"
 """,
+    "segments.toml": """
+[regulars]
+where = "subscribed('tea-letter') and engagement.stage = 'active'"
+[quiet]
+where = "engagement.stage = 'dormant'"
+[visitors]
+where = "did('visit', within: 60d)"
+[shoppers]
+where = "ordered(sum >= 200) or segment('visitors')"
+""",
     "topics.toml": "".join(f'[{name}]\nname = "{name}"\nopt_in = "single"\n' for name in TOPICS),
     "events.toml": '[visit.properties]\npage = "text"\nduration = "number"\n[download.properties]\nfile = "text"\nsize = "number"\n',
 }
@@ -154,6 +164,7 @@ def hits():
     habit = f"{chance(number, 27)} % 100"
     habit = f"CASE WHEN {habit} < 30 THEN 0 WHEN {habit} < 70 THEN 13 WHEN {habit} < 90 THEN 40 ELSE 80 END"
     for index, (_, _, at) in enumerate(RUNS):
+        # The run moves the time in the ids a little: two hits of one person may fall into one millisecond.
         first = (at - EPOCH) * BITS
         late = f"{chance(number, 700 + index)} % 1000"
         opens = f"{kind} >= 22 AND {chance(number, 400 + index)} % 100 < {habit}"
@@ -169,7 +180,7 @@ def hits():
                 ("click", f"({link} + 1) % 5", "human", f"95000 + ({late}) * ({late}) * 80", again)]):
             when = f"d.changed_at + {delay}"
             yield f"""INSERT INTO hit (id, at, kind, delivery_id, run_id, contact_id, link, verdict, signals, ip, score)
-              SELECT ({when} - {EPOCH}) * {BITS} + d.contact_id / {STEP} % 1000000 * 4 + {position % 4}, {when}, '{what}', d.id, d.run_id, d.contact_id, {link}, '{verdict}',
+              SELECT ({when} + {index} - {EPOCH}) * {BITS} + d.contact_id / {STEP} % 1000000 * 4 + {position % 4}, {when}, '{what}', d.id, d.run_id, d.contact_id, {link}, '{verdict}',
                 '', '192.0.2.1', {1.5 if verdict == "machine" else 0}
               FROM delivery d WHERE d.id >= {first} AND d.id < {first + BITS} AND d.state = 'sent' AND {condition} ORDER BY 1"""
 

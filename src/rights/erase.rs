@@ -12,6 +12,7 @@ use crate::contact::{self, Contact};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery;
 use crate::entropy::Entropy;
+use crate::segment;
 use crate::token::Keys;
 use crate::tracking;
 
@@ -72,6 +73,7 @@ pub async fn erase(
     contact::care::erase(tx, contact.id).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
+    segment::history::forget_contact(tx, contact.id).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;
     Ok(Erased { suppressed, deliveries: numbers.len() })
 }

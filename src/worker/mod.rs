@@ -11,6 +11,7 @@ mod questions;
 mod retention;
 mod runs;
 mod schedules;
+mod segments;
 mod send;
 mod sender;
 mod station;
