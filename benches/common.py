@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import pathlib
@@ -106,11 +107,12 @@ def free_port():
 
 
 class Postgres:
-    """A private server with its durable defaults, gone at the end."""
+    """A private server with its durable defaults. What its folder holds already is kept."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, settings=("shared_buffers=256MB", "max_wal_size=4GB")):
         self.folder = pathlib.Path(folder) / "postgres"
-        self.folder.mkdir()
+        there = (self.folder / "data" / "PG_VERSION").exists()
+        self.folder.mkdir(exist_ok=True)
         self.port = free_port()
         found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
         bin = found[-1].parent if found else pathlib.Path(shutil.which("initdb") or sys.exit("PostgreSQL is missing: run ./test")).parent
@@ -121,11 +123,12 @@ class Postgres:
             os.chmod(folder, 0o755)
             self.user = {"user": "postgres", "group": "postgres", "extra_groups": []}
         data = str(self.folder / "data")
-        subprocess.run([bin / "initdb", "-D", data, "-U", "optin", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
-                       check=True, stdout=subprocess.DEVNULL, cwd="/", **self.user)
+        if not there:
+            subprocess.run([bin / "initdb", "-D", data, "-U", "optin", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"],
+                           check=True, stdout=subprocess.DEVNULL, cwd="/", **self.user)
         self.server = subprocess.Popen(
             [bin / "postgres", "-D", data, "-p", str(self.port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=",
-             "-c", "shared_buffers=256MB", "-c", "max_wal_size=4GB"],
+             *itertools.chain.from_iterable(("-c", setting) for setting in settings)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **self.user)
         for _ in range(200):
             if subprocess.run([bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]).returncode == 0:

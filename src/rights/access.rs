@@ -100,6 +100,9 @@ async fn collect_one(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contac
     put("coupons", objects(db, COUPONS, args![contact.id], &[Text("pool"), Text("code"), Moment("given_at")]).await?);
     put("collections", objects(db, DIGESTS, args![contact.id], &[Text("topic"), Moment("since"), Moment("next_at")]).await?);
     put("welcomes", objects(db, WELCOMES, args![contact.id], &[Text("topic"), Moment("asked_at"), Id("message")]).await?);
+    put("segments", objects(db, SEGMENTS, args![contact.id], &[Text("segment"), Moment("since")]).await?);
+    put("segment_changes", objects(db, SEGMENT_CHANGES, args![contact.id], &[Text("segment"), Moment("at"), Text("change")]).await?);
+    put("frozen_lists", objects(db, FROZEN_LISTS, args![contact.id], &[Text("list"), Moment("at"), Text("rule")]).await?);
     put("api_answers", objects(db, ANSWERS, args![contact.id], &[Moment("at"), Text("client"), Document("answer")]).await?);
     let about = subject(keys, &contact.email_key);
     put("requests", objects(db, REQUESTS, args![contact.id, about], REQUEST_COLUMNS).await?);
@@ -321,6 +324,11 @@ const HIT_COLUMNS: &[Column] = &[
     Text("agent"),
     Number("times"),
 ];
+
+const SEGMENTS: &str = "SELECT n.name, m.since FROM segment_member m JOIN segment_name n ON n.id = m.segment_id WHERE m.contact_id = $1 ORDER BY n.id";
+const SEGMENT_CHANGES: &str = "SELECT n.name, g.at, CASE WHEN g.joined THEN 'joined' ELSE 'left' END
+     FROM segment_change g JOIN segment_name n ON n.id = g.segment_id WHERE g.contact_id = $1 ORDER BY g.at, n.id";
+const FROZEN_LISTS: &str = "SELECT l.name, l.at, l.rule FROM frozen_member f JOIN frozen_list l ON l.id = f.list_id WHERE f.contact_id = $1 ORDER BY l.id";
 
 const UNSUBSCRIBES: &str = "SELECT u.at, u.way, r.campaign, u.run_id
      FROM delivery d

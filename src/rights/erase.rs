@@ -14,6 +14,7 @@ use crate::contact::{self, Contact};
 use crate::db::{Db, DbError, Tx};
 use crate::delivery;
 use crate::entropy::Entropy;
+use crate::segment;
 use crate::token::Keys;
 use crate::tracking;
 
@@ -100,6 +101,7 @@ async fn erase_one(
     contact::merge::forget(tx, contact.id, entropy.id(now)).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
+    segment::history::forget_contact(tx, contact.id).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;
     Ok(Erased { suppressed, deliveries: numbers.len() })
 }

@@ -30,6 +30,9 @@ pub(super) async fn write(instance: &Instance, sender: &Sender, mut run: Run, st
     let rule = instance
         .audience(definition.audience.as_deref())
         .map_err(|errors| RunError::Refused(errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")))?;
+    if let Some(problem) = segment::frozen::missing(&mut instance.db.clone(), &rule).await? {
+        return Err(RunError::Refused(problem));
+    }
     // One `now` for the whole audience: a block written after a restart means the same.
     let sql = segment::compile_for_blocks(&rule, instance.db.dialect(), now, 4);
     if run.audience_cursor == 0 {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::digests::Digests;
 use super::responses::Responses;
 use super::welcomes::Welcomes;
-use super::{RunError, lease, ledger, questions, rest, retention, schedules, send};
+use super::{RunError, lease, ledger, questions, rest, retention, schedules, segments, send};
 use crate::clock::{HOUR, SECOND, Time};
 use crate::consent::{repeats, requests, suppression};
 use crate::delivery::mx::{self, Learner, Resolver};
@@ -43,6 +43,7 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
     let learning = tokio::spawn(learn(instance.clone(), holds.clone(), stop.clone()));
     // Beside the rounds: it may take longer than a lease.
     let forgetting = tokio::spawn(retention::keep(instance.clone(), holds.clone(), stop.clone()));
+    let looking = tokio::spawn(segments::keep(instance.clone(), holds.clone(), stop.clone()));
     while !*stop.borrow() {
         let now = instance.clock.now();
         let holder = place.load(Ordering::Acquire);
@@ -83,6 +84,9 @@ pub(super) async fn keep(instance: Arc<Instance>, place: Arc<AtomicI64>, mut sto
     }
     if let Err(error) = forgetting.await {
         tracing::error!(%error, "retention did not run any more");
+    }
+    if let Err(error) = looking.await {
+        tracing::error!(%error, "segments were no longer looked at");
     }
     if let Err(error) = learning.await {
         tracing::error!(%error, "domains were no longer looked up");

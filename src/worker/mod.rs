@@ -12,6 +12,7 @@ mod responses;
 mod retention;
 mod runs;
 mod schedules;
+mod segments;
 mod send;
 mod sender;
 mod station;

@@ -47,6 +47,7 @@ mod rights;
 mod rights_pages;
 mod rollups;
 mod segment;
+mod segment_history;
 mod send;
 mod session;
 mod shown;
