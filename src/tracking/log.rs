@@ -179,7 +179,7 @@ mod tests {
         let text = || proptest::option::of("[a-zA-Z茶/;. ]{1,80}");
         (
             0..i64::MAX,
-            0..3,
+            0..3_usize,
             0..i64::MAX,
             any::<bool>(),
             proptest::option::of(0..500_i64),

@@ -25,7 +25,7 @@ pub(super) struct Explain {
 impl Explain {
     pub(super) async fn run(self, context: &Context, now: Time) -> Outcome {
         let instance = context.instance().await?;
-        let rule = checked(context, &instance, &self.rule)?;
+        let rule = checked(context, &instance, &self.rule).await?;
         match &self.email {
             Some(email) => of_person(context, &instance, &rule, email, now).await,
             None => of_all(context, &instance, &rule, now).await,

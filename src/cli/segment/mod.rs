@@ -110,7 +110,6 @@ impl SegmentCommand {
         let now = context.clock.now();
         match self.action {
             Action::Explain(explain) => explain.run(context, now).await,
-            Action::List => list(context, now).await,
             Action::List => history::list(context, now).await,
             Action::Refresh { names } => history::refresh(context, &names, now).await,
             Action::Changes { name, since, limit } => history::changes(context, &name, since, limit, now).await,
