@@ -176,8 +176,8 @@ CREATE TABLE agent (
 CREATE UNIQUE INDEX agent_text ON agent (text);
 
 -- `kind` is open, click, or trap (an address that no person sees was fetched). `verdict` is human, machine or
--- unknowable (a relay that fetches for everybody). `score` is what the signals weigh together, above 0 for a
--- machine; `times` is more than 1 where older hits were put together. `looked` says that only the head was asked for.
+-- unknowable (a relay that fetches for everybody). `score` is what the signals weigh together, in
+-- hundredths, above 0 for a machine; `times` is more than 1 where older hits were put together. `looked` says that only the head was asked for.
 ALTER TABLE hit ADD COLUMN score DOUBLE PRECISION NOT NULL DEFAULT 0;
 ALTER TABLE hit ADD COLUMN times BIGINT NOT NULL DEFAULT 1;
 ALTER TABLE hit ADD COLUMN agent_id BIGINT;
@@ -225,6 +225,15 @@ CREATE TABLE run_total (
   PRIMARY KEY (run_id, link)
 ) /* clustered */;
 
+-- Clicks of each network (a /24, or a /64 of IPv6) within a slot of five seconds: the first deliveries they were
+-- of, so that a scanner of many mailboxes is noticed. Kept for an hour.
+CREATE TABLE network_touch (
+  slot BIGINT NOT NULL,
+  network TEXT NOT NULL,
+  deliveries TEXT NOT NULL,
+  PRIMARY KEY (slot, network)
+) /* clustered */;
+
 -- What is known of how mails to a receiving domain are looked at by machines.
 CREATE TABLE domain_hits (
   domain TEXT NOT NULL,
@@ -233,6 +242,28 @@ CREATE TABLE domain_hits (
   changed_at BIGINT NOT NULL,
   PRIMARY KEY (domain)
 ) /* clustered */;
+
+-- Hits from before there were sums.
+INSERT INTO hit_total (delivery_id, link, run_id, contact_id, human, machine, unknowable, first_at, last_at)
+SELECT delivery_id, link, MIN(run_id), MIN(contact_id), SUM(CASE verdict WHEN 'human' THEN 1 ELSE 0 END),
+  SUM(CASE verdict WHEN 'machine' THEN 1 ELSE 0 END), 0, MIN(CASE verdict WHEN 'human' THEN at END), MAX(CASE verdict WHEN 'human' THEN at END)
+FROM (
+  SELECT delivery_id, -1 AS link, run_id, contact_id, verdict, at FROM hit WHERE kind = 'open'
+  UNION ALL SELECT delivery_id, -2, run_id, contact_id, verdict, at FROM hit WHERE kind = 'click'
+  UNION ALL SELECT delivery_id, link, run_id, contact_id, verdict, at FROM hit WHERE kind = 'click' AND link IS NOT NULL
+) AS past
+WHERE delivery_id <> 0
+GROUP BY delivery_id, link;
+INSERT INTO run_total (run_id, link, human, machine, unknowable, people, anonymous)
+SELECT run_id, link, SUM(CASE verdict WHEN 'human' THEN 1 ELSE 0 END), SUM(CASE verdict WHEN 'machine' THEN 1 ELSE 0 END), 0,
+  COUNT(DISTINCT CASE WHEN verdict = 'human' AND delivery_id <> 0 THEN delivery_id END),
+  SUM(CASE WHEN verdict = 'human' AND delivery_id = 0 THEN 1 ELSE 0 END)
+FROM (
+  SELECT run_id, -1 AS link, delivery_id, verdict FROM hit WHERE kind = 'open'
+  UNION ALL SELECT run_id, -2, delivery_id, verdict FROM hit WHERE kind = 'click'
+  UNION ALL SELECT run_id, link, delivery_id, verdict FROM hit WHERE kind = 'click' AND link IS NOT NULL
+) AS past
+GROUP BY run_id, link;
 
 -- How a person responds to a topic (0: to all). `opens` and `clicks` are human; `weight` is the sum of what
 -- each response weighs, times two to the power of its age before the landmark in half-lives (forward decay),

@@ -100,6 +100,11 @@ fn compose(slot: i64, node: i64) -> i64 {
     (millis << (NODE_BITS + COUNT_BITS)) | (count << NODE_BITS) | node
 }
 
+/// The smallest id that was made at `at` or later, by whatever process.
+pub fn first_id(at: Time) -> i64 {
+    (at.millis() - ID_EPOCH_MS).max(0) << (NODE_BITS + COUNT_BITS)
+}
+
 /// Ids of one [`Entropy::ids`] call.
 #[derive(Debug, Clone)]
 pub struct IdRange {

@@ -1,7 +1,7 @@
 //! A checked instance: everything the files say, proven across rooms, with its database, clock and
 //! keys. Worker, pages and commands receive this.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -141,6 +141,18 @@ impl Instance {
     /// The rule behind a campaign's audience.
     pub fn audience(&self, audience: Option<&str>) -> Result<Rule, Vec<segment::SegmentError>> {
         audience.map_or_else(|| Ok(Rule::everyone()), |source| segment::rule(source, &self.catalog))
+    }
+
+    /// The folder of the logs of opens and clicks: the configured one, else beside the file of SQLite, else in the
+    /// working directory.
+    pub fn hit_log_folder(&self) -> PathBuf {
+        if let Some(folder) = &self.config.tracking.log_dir {
+            return folder.clone();
+        }
+        let url = &self.config.database_url.value;
+        let file = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:"));
+        let file = file.map(|file| Path::new(file.split('?').next().unwrap_or(file)));
+        file.and_then(Path::parent).unwrap_or(Path::new("")).join("optin-hits")
     }
 
     /// The keys under which erased addresses are remembered.

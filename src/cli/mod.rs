@@ -24,6 +24,7 @@ mod send;
 mod serve;
 mod suppression;
 mod token;
+mod tracking;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -93,6 +94,8 @@ enum Command {
     Inbound(inbound::InboundCommand),
     /// A campaign in numbers.
     Report(report::Report),
+    /// Judge opens and clicks again, and check what is added up.
+    Tracking(tracking::TrackingCommand),
     /// What people demand by their rights, and until when it must be answered.
     Rights(rights::RightsCommand),
     /// Forget what is older than it may be.
@@ -144,6 +147,7 @@ impl Command {
             | Command::Token(_)
             | Command::Rights(_)
             | Command::Retention(_)
+            | Command::Tracking(_)
             | Command::Report(_) => false,
         }
     }
@@ -253,6 +257,7 @@ async fn dispatch(parsed: Arguments, out: Out, environment: Environment) -> Outc
         Command::Token(command) => command.run(&context).await,
         Command::Rights(command) => command.run(&context).await,
         Command::Retention(command) => command.run(&context).await,
+        Command::Tracking(command) => command.run(&context).await,
         Command::Serve(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
     }

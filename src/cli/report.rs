@@ -157,6 +157,7 @@ pub(super) fn render(report: &crate::report::CampaignReport) -> String {
     rows.extend([
         vec!["opened, people".to_owned(), report.opens.unique.to_string(), share_of_tracked(report.opens.unique)],
         vec!["opens by machines".to_owned(), report.opens.machine.to_string(), String::new()],
+        vec!["opens nobody can tell".to_owned(), report.opens.unknowable.to_string(), String::new()],
         vec!["clicked, people".to_owned(), report.clicks.counts.unique.to_string(), share_of_tracked(report.clicks.counts.unique)],
         vec!["clicks by machines".to_owned(), report.clicks.counts.machine.to_string(), String::new()],
     ]);

@@ -12,9 +12,10 @@ use super::Context;
 use super::out::{Failure, Outcome};
 use crate::config::Config;
 use crate::consent::tracking::TrackingRules;
+use crate::db::DbError;
 use crate::instance::Instance;
 use crate::telemetry;
-use crate::tracking::Recorder;
+use crate::tracking::{Policy, Recorder, RecorderSettings};
 use crate::web::inbox::Inbox;
 use crate::web::{self, backend};
 use crate::worker;
@@ -59,7 +60,7 @@ impl Serve {
         if parts.contains(&Part::Web) {
             let listener = bind(listen).await?;
             let address = listener.local_addr()?;
-            let site = Site::start(instance.clone(), listener, inbox, stopped.clone());
+            let site = Site::start(instance.clone(), listener, inbox, stopped.clone()).await?;
             tasks.spawn(async move {
                 site.ended().await;
                 Ok(())
@@ -160,14 +161,24 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn start(instance: Arc<Instance>, listener: TcpListener, inbox: Option<Inbox>, mut stopped: watch::Receiver<bool>) -> Site {
-        let (recorder, recording) =
-            Recorder::start(instance.db.clone(), instance.entropy.clone(), TrackingRules::new(&instance.config.consent));
+    pub(super) async fn start(
+        instance: Arc<Instance>,
+        listener: TcpListener,
+        inbox: Option<Inbox>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<Site, DbError> {
+        let settings = RecorderSettings {
+            db: instance.db.clone(),
+            entropy: instance.entropy.clone(),
+            rules: Policy::new(TrackingRules::new(&instance.config.consent), &instance.config.tracking),
+            folder: instance.hit_log_folder(),
+        };
+        let (recorder, recording) = Recorder::start(settings).await?;
         let router = web::router(backend::app(instance, recorder.clone(), inbox));
         let serving = tokio::spawn(web::serve(listener, router, async move {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
-        Site { serving, recorder, recording }
+        Ok(Site { serving, recorder, recording })
     }
 
     /// Waits for the last page and the last hit.
@@ -179,7 +190,7 @@ impl Site {
         let _ = self.recording.await;
     }
 
-    /// Makes every hit so far durable.
+    /// Waits until every hit so far is in the database.
     pub(super) async fn flush(&self) {
         self.recorder.flush().await;
     }

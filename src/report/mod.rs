@@ -133,7 +133,7 @@ pub struct CampaignReport {
     pub reasons: BTreeMap<String, i64>,
     /// Sent mails whose opens and clicks are recorded less than in full, or not at all.
     pub tracking: TrackedLess,
-    /// Image loads, judged human or machine.
+    /// Image loads, judged human, machine or unknowable.
     pub opens: tracking::ops::Counts,
     /// Followed links.
     pub clicks: Clicks,
@@ -295,6 +295,7 @@ pub async fn campaign_report(
 fn add(total: &mut tracking::ops::Counts, more: &tracking::ops::Counts) {
     total.human += more.human;
     total.machine += more.machine;
+    total.unknowable += more.unknowable;
     total.unique += more.unique;
     total.anonymous += more.anonymous;
 }

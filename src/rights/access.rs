@@ -280,14 +280,25 @@ async fn mails(db: &mut impl Connection, contact_id: i64) -> Result<Value, DbErr
     Ok(mails)
 }
 
-const HITS: &str = "SELECT h.at, h.kind, r.campaign, h.run_id, l.url, h.verdict, h.signals, h.ip, h.agent
+const HITS: &str = "SELECT h.at, h.kind, r.campaign, h.run_id, l.url, h.verdict, h.signals, h.ip, COALESCE(a.text, h.agent), h.times
      FROM hit h
+     LEFT JOIN agent a ON a.id = h.agent_id
      LEFT JOIN run r ON r.id = h.run_id
      LEFT JOIN run_link l ON l.run_id = h.run_id AND l.position = h.link
      WHERE h.contact_id = $1
      ORDER BY h.at, h.id";
-const HIT_COLUMNS: &[Column] =
-    &[Moment("at"), Text("kind"), Text("campaign"), Id("run"), Text("link"), Text("verdict"), Text("signals"), Text("ip"), Text("agent")];
+const HIT_COLUMNS: &[Column] = &[
+    Moment("at"),
+    Text("kind"),
+    Text("campaign"),
+    Id("run"),
+    Text("link"),
+    Text("verdict"),
+    Text("signals"),
+    Text("ip"),
+    Text("agent"),
+    Number("times"),
+];
 
 const UNSUBSCRIBES: &str = "SELECT u.at, u.way, r.campaign, u.run_id
      FROM delivery d

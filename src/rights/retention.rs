@@ -38,6 +38,8 @@ pub enum Rule {
     LedgerClients,
     /// Opens and clicks.
     Hits,
+    /// Opens and clicks, each by itself.
+    HitDetails,
     /// The data of messages.
     MessageData,
     /// People who never confirmed.
@@ -48,7 +50,8 @@ pub enum Rule {
 
 impl Rule {
     /// In the order in which they run: people last, so that what is counted before is not gone with them.
-    pub const ALL: [Rule; 6] = [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Unconfirmed, Rule::Inactive];
+    pub const ALL: [Rule; 7] =
+        [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::HitDetails, Rule::MessageData, Rule::Unconfirmed, Rule::Inactive];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Rule {
             Rule::HitClients => "hit_clients",
             Rule::LedgerClients => "ledger_clients",
             Rule::Hits => "hits",
+            Rule::HitDetails => "hit_details",
             Rule::MessageData => "message_data",
             Rule::Unconfirmed => "unconfirmed",
             Rule::Inactive => "inactive",
@@ -67,6 +71,7 @@ impl Rule {
         match self {
             Rule::HitClients | Rule::LedgerClients => "client_days",
             Rule::Hits => "hit_days",
+            Rule::HitDetails => "compact_days",
             Rule::MessageData => "message_days",
             Rule::Unconfirmed => "unconfirmed_days",
             Rule::Inactive => "inactive_months",
@@ -78,6 +83,7 @@ impl Rule {
         let days = match self {
             Rule::HitClients | Rule::LedgerClients => kept.client_days,
             Rule::Hits => kept.hit_days,
+            Rule::HitDetails => kept.compact_days,
             Rule::MessageData => kept.message_days,
             Rule::Unconfirmed => kept.unconfirmed_days,
             Rule::Inactive => {
@@ -191,6 +197,8 @@ async fn block(
     match rule {
         Rule::HitClients => hits::old_hits(db, Old::WithClient, after, before, BLOCK).await,
         Rule::Hits => hits::old_hits(db, Old::All, after, before, BLOCK).await,
+        // What goes by age is counted there.
+        Rule::HitDetails => hits::superseded(db, after, Rule::Hits.before(kept, now), before, BLOCK).await,
         Rule::MessageData => delivery::forget::full_messages(db, after, before, BLOCK).await,
         Rule::LedgerClients => Ok(Vec::new()),
         Rule::Unconfirmed => people(db, UNCONFIRMED, args![after, before]).await,
@@ -281,6 +289,7 @@ async fn remove(with: &Housekeeping<'_>, tx: &mut Tx, rule: Rule, found: &[(i64,
     match rule {
         Rule::HitClients => hits::drop_old(tx, Old::WithClient, &ids).await,
         Rule::Hits => hits::drop_old(tx, Old::All, &ids).await,
+        Rule::HitDetails => hits::compact(tx, &ids, rule.before(with.kept, now).unwrap_or_default()).await,
         Rule::MessageData => delivery::forget::empty(tx, &ids).await,
         Rule::LedgerClients => Ok(0),
         Rule::Unconfirmed | Rule::Inactive => {

@@ -1,5 +1,5 @@
-//! What came back by link: opens and clicks, each judged human or machine. Recipients wait for
-//! nothing here: hits are queued and written in groups ([`Recorder`]).
+//! What came back by link: opens and clicks, each judged human or machine. A hit is written to a log of
+//! its process before it is answered, and folded into the database from there ([`Recorder`]).
 
 pub mod attribution;
 mod attribution_sql;
@@ -9,19 +9,34 @@ mod engagement_refresh;
 mod engagement_sql;
 pub mod forget;
 pub mod judge;
+pub mod judge_again;
+mod judge_gather;
+mod judge_machines;
+mod judge_networks;
+mod judge_sequence;
+mod log;
+mod log_files;
+mod log_fold;
 pub mod ops;
+mod position;
 mod recorder;
+pub mod rollup;
+pub mod rollup_verify;
 mod sql;
+mod traits;
 
 use crate::clock::Time;
 
-pub use judge::Verdict;
-pub use recorder::{Recorded, Recorder};
+pub use judge::{Policy, Verdict};
+pub use position::Mark;
+pub use recorder::{Figures, Recorded, Recorder, RecorderSettings};
 
 /// Longest user agent kept, in characters: real ones stay under 300, the rest is noise.
 const MAX_AGENT_CHARS: usize = 300;
 /// Longest address text kept: an IPv6 address with a zone has at most 45 characters and the zone.
 const MAX_IP_CHARS: usize = 64;
+/// Longest text of traits: ours stay under 90.
+const MAX_TRAITS_CHARS: usize = 100;
 
 /// What a hit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -30,6 +45,8 @@ pub enum Kind {
     Open,
     /// A tracked link was followed.
     Click,
+    /// An address that no person sees was fetched: that of the header's one-click, or a hidden link.
+    Trap,
 }
 
 impl Kind {
@@ -38,21 +55,33 @@ impl Kind {
         match self {
             Kind::Open => "open",
             Kind::Click => "click",
+            Kind::Trap => "trap",
+        }
+    }
+
+    /// From what is stored.
+    fn from_stored(text: &str) -> Kind {
+        match text {
+            "open" => Kind::Open,
+            "click" => Kind::Click,
+            _ => Kind::Trap,
         }
     }
 }
 
-/// One open or click as it arrived.
+/// One open, click or trap as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hit {
-    /// Open or click.
+    /// Of its row; made when the hit is taken, so that it is the same however often its log is read. 0 before.
+    pub id: i64,
+    /// Open, click or trap.
     pub kind: Kind,
     /// From the token; 0 where it names no delivery.
     pub delivery_id: i64,
     /// The run of a mail whose links lead to nobody in it; `None` for all others, whose run their delivery
     /// tells.
     pub anonymous_run: Option<i64>,
-    /// Position of the link in its run; `None` for an open.
+    /// Position of the link in its run; `None` for an open or a trap.
     pub link: Option<i64>,
     /// When it arrived.
     pub at: Time,
@@ -60,12 +89,19 @@ pub struct Hit {
     pub ip: Option<String>,
     /// The user agent as sent; empty or missing are the same.
     pub agent: Option<String>,
+    /// Only the head was asked for (HEAD): nothing was shown to anybody.
+    pub looked: bool,
+    /// What else the request told of its client, in words separated by commas: `lang` (names languages), `html`,
+    /// `image` or `any` (what it takes), `site=`, `mode=`, `dest=` and `user` (Fetch Metadata), `prefetch`, `ref`
+    /// (says where it came from), `via` (a proxy says so); of a trap `trap=header` or `trap=link`.
+    pub traits: Option<String>,
 }
 
 impl Hit {
     /// The image of `delivery_id` was loaded.
     pub fn open(delivery_id: i64, at: Time, ip: Option<String>, agent: Option<String>) -> Self {
         Hit {
+            id: 0,
             kind: Kind::Open,
             delivery_id,
             anonymous_run: None,
@@ -73,7 +109,19 @@ impl Hit {
             at,
             ip: clean(ip, MAX_IP_CHARS),
             agent: clean(agent, MAX_AGENT_CHARS),
+            looked: false,
+            traits: None,
         }
+    }
+
+    /// An address of `delivery_id` that no person sees was fetched.
+    pub fn trap(delivery_id: i64, at: Time, ip: Option<String>, agent: Option<String>) -> Self {
+        Hit { kind: Kind::Trap, ..Hit::open(delivery_id, at, ip, agent) }
+    }
+
+    /// The same hit with what its request told beside address and agent.
+    pub fn seen_as(self, looked: bool, traits: Option<String>) -> Self {
+        Hit { looked, traits: clean(traits, MAX_TRAITS_CHARS), ..self }
     }
 
     /// Link `link` of `delivery_id` was followed.
@@ -89,7 +137,7 @@ impl Hit {
 
     /// The same hit without a trace of whose it is: address and agent have served to judge it.
     fn forgetful(self) -> Self {
-        Hit { delivery_id: 0, ip: None, agent: None, ..self }
+        Hit { delivery_id: 0, ip: None, agent: None, traits: None, ..self }
     }
 }
 

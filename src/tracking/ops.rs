@@ -2,22 +2,25 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::judge::{BURST, Facts, bursts, judge};
-use super::sql::{self, Delivery, EarlierClick, HitRow};
-use super::{Hit, Kind};
+use super::judge::Policy;
+use super::judge_gather::{Known, judge_group};
+use super::rollup::{CLICKS, Changes, Counted, OPENS};
+use super::sql::{self, HitRow};
+use super::{Hit, Mark};
 use crate::clock::Time;
 use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, Tracking};
 use crate::db::{Connection, Db, DbError, Tx};
-use crate::entropy::Entropy;
 
 /// Opens or clicks of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
     /// Hits judged human.
     pub human: i64,
-    /// Hits judged machine, or not to be told from one.
+    /// Hits judged machine.
     pub machine: i64,
+    /// Images loaded by relays that load them for everybody.
+    pub unknowable: i64,
     /// People with at least one human hit; nobody knows how many stand behind hits that are counted anonymously.
     pub unique: i64,
     /// Human hits that are counted anonymously.
@@ -51,23 +54,13 @@ pub struct RunCounts {
     pub unsubscribed: i64,
 }
 
-/// Counts the hits of a run. Each number equals the rows behind it.
+/// The hits of a run, from what is added up as they come (`verify` holds that against the rows).
 pub async fn counts(db: &mut impl Connection, run_id: i64) -> Result<RunCounts, DbError> {
-    let mut out = RunCounts::default();
-    for (kind, counts) in sql::counts_by_kind(db, run_id).await? {
-        if kind == Kind::Open.text() {
-            out.opens = counts;
-        } else {
-            out.clicks = counts;
-        }
-    }
-    out.by_link = sql::counts_by_link(db, run_id)
-        .await?
-        .into_iter()
-        .map(|(position, url, name, counts)| LinkCounts { position, url, name, counts })
-        .collect();
-    out.unsubscribed = sql::count_unsubscribes(db, run_id).await?;
-    Ok(out)
+    let totals = sql::run_totals(db, run_id).await?;
+    let of = |link: i64| totals.get(&link).copied().unwrap_or_default();
+    let links = sql::links(db, run_id).await?;
+    let by_link = links.into_iter().map(|(position, url, name)| LinkCounts { position, url, name, counts: of(position) }).collect();
+    Ok(RunCounts { opens: of(OPENS), clicks: of(CLICKS), by_link, unsubscribed: sql::count_unsubscribes(db, run_id).await? })
 }
 
 /// Notes that a withdrawal came through `delivery_id`, for the report of its run. Does nothing for
@@ -76,53 +69,72 @@ pub async fn note_unsubscribe(tx: &mut Tx, delivery_id: i64, contact_id: i64, at
     sql::insert_unsubscribe(tx, delivery_id, contact_id, at, way).await.map(|_| ())
 }
 
-/// Judges and writes a group of hits in one transaction. Left out are hits of unknown deliveries and runs, and of
-/// people who are not to be tracked now, however long ago the mail left; of those who are counted
+/// Judges and writes a group of hits in one transaction, with the sums they are added to; earlier hits that look
+/// different beside them are judged again. Left out are hits of unknown deliveries and runs, of people who were
+/// erased, and of people who are not to be tracked now, however long ago the mail left; of those who are counted
 /// anonymously, neither delivery, address nor agent is kept. Answers how many were written.
-pub async fn write_group(db: &Db, entropy: &Entropy, rules: &TrackingRules, hits: &[Hit]) -> Result<usize, DbError> {
+///
+/// The ids of the rows are those of the hits. With a `mark`, the position of the log they come from moves on in
+/// the same transaction, also where all of them are left out; a group that is written already is not written again.
+pub async fn write_group(db: &Db, policy: &Policy, hits: &[Hit], mark: Option<&Mark<'_>>) -> Result<usize, DbError> {
     let mut tx = db.begin().await?;
-    let known = look_up(&mut tx, rules, hits).await?;
+    if let Some(mark) = mark
+        && !mark.advance(&mut tx).await?
+    {
+        tracing::warn!(log = mark.log, from = mark.from, "this part of the log of hits is written already");
+        return tx.rollback().await.map(|()| 0);
+    }
+    let known = look_up(&mut tx, &policy.rules, hits).await?;
     if known.len() < hits.len() {
         tracing::debug!(hits = hits.len() - known.len(), "left out hits of mails that are not there, or of people who are not tracked");
     }
-    if known.is_empty() {
-        return tx.rollback().await.map(|()| 0);
+    let Some(now) = known.iter().map(|known| known.hit.at).max() else {
+        return tx.commit().await.map(|()| 0);
+    };
+    let (judged, turned, mails) = judge_group(&mut tx, policy.machine_from, &known).await?;
+    let mut changes = Changes::default();
+    let mut rows = Vec::with_capacity(known.len());
+    for (known, judged) in known.iter().zip(judged) {
+        let counted = counted(known);
+        changes.add(&counted, judged.verdict);
+        let hit = known.hit.clone();
+        let hit = if known.anonymous { hit.forgetful() } else { hit };
+        rows.push(HitRow { hit, run_id: known.run_id, contact_id: counted.contact_id, judged });
     }
-    let earlier = earlier_clicks(&mut tx, &known).await?;
-    let (in_burst, earlier_in_burst) = find_bursts(&known, &earlier);
-    let new_ids = entropy.ids(known[0].hit.at, known.len());
-    let rows: Vec<HitRow> = known
-        .iter()
-        .zip(&in_burst)
-        .zip(new_ids)
-        .map(|((known, burst), id)| {
-            let judged = judge(known.hit, &Facts { sent_at: known.delivery.sent_at, burst: *burst });
-            let hit = known.hit.clone();
-            HitRow {
-                id,
-                hit: if known.anonymous { hit.forgetful() } else { hit },
-                run_id: known.delivery.run_id,
-                contact_id: if known.anonymous { 0 } else { known.delivery.contact_id },
-                verdict: judged.verdict,
-                signals: judged.signals,
-            }
-        })
-        .collect();
-    let written = rows.len();
-    sql::insert(&mut tx, rows).await?;
-    if !earlier_in_burst.is_empty() {
-        sql::judge_burst(&mut tx, &earlier_in_burst).await?;
-    }
+    write_rows(&mut tx, &rows).await?;
+    mails.follow(&turned, &mut changes);
+    sql::update_judgements(&mut tx, turned.iter().map(|turned| (turned.stored.seen.id, &turned.judged))).await?;
+    changes.apply(&mut tx, now).await?;
     tx.commit().await?;
-    Ok(written)
+    Ok(rows.len())
 }
 
-/// A hit that is to be written.
-struct Known<'a> {
-    hit: &'a Hit,
-    delivery: Delivery,
-    /// Counted, without a trace of whose it is.
-    anonymous: bool,
+async fn write_rows(tx: &mut Tx, rows: &[HitRow]) -> Result<(), DbError> {
+    let mut proposed: BTreeMap<&str, i64> = BTreeMap::new();
+    for hit in rows.iter().map(|row| &row.hit) {
+        if let Some(agent) = &hit.agent {
+            // Ids of hits are given once, so that of its first hit is free for an agent, too.
+            proposed.entry(agent).or_insert(hit.id);
+        }
+    }
+    let agents = sql::agents(tx, &proposed).await?;
+    sql::insert(tx, rows, &agents).await.map(|_| ())
+}
+
+/// A new hit as it is added up.
+fn counted<'a>(known: &'a Known<'_>) -> Counted<'a> {
+    let whose = known.delivery.as_ref().filter(|_| !known.anonymous);
+    Counted {
+        kind: known.hit.kind,
+        link: known.hit.link,
+        looked: known.hit.looked,
+        at: known.hit.at,
+        delivery_id: whose.map_or(0, |_| known.hit.delivery_id),
+        run_id: known.run_id,
+        contact_id: whose.map_or(0, |delivery| delivery.contact_id),
+        person: whose.and_then(|delivery| delivery.person),
+        domain: whose.map_or("", |delivery| &delivery.domain),
+    }
 }
 
 async fn look_up<'a>(tx: &mut Tx, rules: &TrackingRules, hits: &'a [Hit]) -> Result<Vec<Known<'a>>, DbError> {
@@ -132,78 +144,23 @@ async fn look_up<'a>(tx: &mut Tx, rules: &TrackingRules, hits: &'a [Hit]) -> Res
         ids
     };
     let named = hits.iter().filter(|hit| hit.anonymous_run.is_none());
-    let deliveries = sql::deliveries(tx, unique(named.map(|hit| hit.delivery_id).collect())).await?;
+    let mut deliveries = sql::deliveries(tx, unique(named.map(|hit| hit.delivery_id).collect())).await?;
+    // Who opens the mail of somebody who was erased leaves no trace.
+    deliveries.retain(|_, delivery| delivery.person.is_some());
     let people = unique(deliveries.values().map(|delivery| delivery.contact_id).collect());
-    let tracking = consent::tracking::effective(tx, rules, &people).await?;
+    let tracking: HashMap<i64, Tracking> = consent::tracking::effective(tx, rules, &people).await?;
     let runs = sql::runs(tx, unique(hits.iter().filter_map(|hit| hit.anonymous_run).collect())).await?;
     let known = |hit: &'a Hit| match hit.anonymous_run {
-        Some(run_id) => {
-            let delivery = Delivery { run_id, contact_id: 0, sent_at: None };
-            runs.contains(&run_id).then_some(Known { hit, delivery, anonymous: true })
-        }
+        Some(run_id) => runs.contains(&run_id).then_some(Known { hit, run_id, delivery: None, anonymous: true }),
         None => {
-            let delivery = *deliveries.get(&hit.delivery_id)?;
+            let delivery = deliveries.get(&hit.delivery_id)?.clone();
             let anonymous = match tracking.get(&delivery.contact_id)? {
                 Tracking::Full => false,
                 Tracking::Anonymous => true,
                 Tracking::None => return None,
             };
-            Some(Known { hit, delivery, anonymous })
+            Some(Known { hit, run_id: delivery.run_id, delivery: Some(delivery), anonymous })
         }
     };
     Ok(hits.iter().filter_map(known).collect())
-}
-
-async fn earlier_clicks(tx: &mut Tx, known: &[Known<'_>]) -> Result<Vec<EarlierClick>, DbError> {
-    let clicks = || known.iter().filter(|known| known.hit.kind == Kind::Click && !known.anonymous);
-    let Some(first) = clicks().map(|known| known.hit.at).min() else { return Ok(Vec::new()) };
-    let deliveries: HashMap<i64, i64> = clicks().map(|known| (known.hit.delivery_id, known.delivery.contact_id)).collect();
-    sql::clicks_before(tx, deliveries.into_iter().collect(), first).await
-}
-
-/// What clicks of one mail have in common: its delivery; where that is not known, the run, and whose client
-/// followed them.
-type Mail<'a> = (i64, Option<i64>, Option<&'a str>, Option<&'a str>);
-
-fn mail_of<'a>(known: &Known<'a>) -> Mail<'a> {
-    let hit = known.hit;
-    match hit.anonymous_run {
-        Some(_) => (0, hit.anonymous_run, hit.ip.as_deref(), hit.agent.as_deref()),
-        None => (hit.delivery_id, None, None, None),
-    }
-}
-
-/// Which new hits belong to a burst, and which earlier clicks turn out to.
-fn find_bursts<'a>(known: &[Known<'_>], earlier: &'a [EarlierClick]) -> (Vec<bool>, Vec<&'a EarlierClick>) {
-    enum Source {
-        New(usize),
-        Earlier(usize),
-    }
-    let mut of_mail: BTreeMap<Mail<'_>, Vec<(Time, i64, Source)>> = BTreeMap::new();
-    for (index, known) in known.iter().enumerate() {
-        if let (Kind::Click, Some(link)) = (known.hit.kind, known.hit.link) {
-            of_mail.entry(mail_of(known)).or_default().push((known.hit.at, link, Source::New(index)));
-        }
-    }
-    for (index, click) in earlier.iter().enumerate() {
-        of_mail.entry((click.delivery_id, None, None, None)).or_default().push((click.at, click.link, Source::Earlier(index)));
-    }
-    let mut in_burst = vec![false; known.len()];
-    let mut earlier_in_burst = Vec::new();
-    for clicks in of_mail.values_mut() {
-        clicks.sort_by_key(|click| click.0);
-        let moments: Vec<(Time, i64)> = clicks.iter().map(|click| (click.0, click.1)).collect();
-        for (click, burst) in clicks.iter().zip(bursts(&moments)) {
-            match click.2 {
-                Source::New(index) => in_burst[index] = burst,
-                Source::Earlier(index) => {
-                    let earlier = &earlier[index];
-                    if burst && !earlier.signals.split(',').any(|signal| signal == BURST) {
-                        earlier_in_burst.push(earlier);
-                    }
-                }
-            }
-        }
-    }
-    (in_burst, earlier_in_burst)
 }

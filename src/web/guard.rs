@@ -11,7 +11,8 @@ use axum::response::{IntoResponse, Response};
 /// A request that takes longer, body included, is ended: an honest one takes milliseconds.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
-const ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
+/// Search engines keep away.
+pub(super) const ROBOTS_TAG: HeaderName = HeaderName::from_static("x-robots-tag");
 
 /// Runs a request within its time and adds the headers that no answer goes without.
 pub(super) async fn every_answer(request: Request, next: Next) -> Response {

@@ -21,6 +21,7 @@ use crate::args;
 use crate::clock::{SECOND, Time};
 use crate::db::{Connection as _, Db, DbError, Dialect, Row};
 use crate::delivery::engine::Status;
+use crate::tracking::Figures;
 
 /// Counts stand for so long: scrapers ask every 15 seconds or so.
 const KEPT_MS: i64 = 5 * SECOND;
@@ -114,6 +115,7 @@ pub(super) async fn page(State(app): State<Shared>, request: Request) -> Respons
     };
     drop(last);
     app.metrics.forms(&mut text);
+    hits(&mut text, app.recorder.figures());
     process(&mut text, now.since(app.metrics.started_at));
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"), (CACHE_CONTROL, "no-store")], text).into_response()
 }
@@ -199,7 +201,12 @@ async fn count(db: &Db, now: Time) -> Result<String, DbError> {
     };
     for (name, kind, help, sql) in [
         ("optin_consent_events_total", "counter", "Entries of the consent ledger.", "SELECT COALESCE(MAX(seq), 0) FROM consent_event"),
-        ("optin_hits_total", "counter", "Opens and clicks recorded.", "SELECT COUNT(*) FROM hit"),
+        (
+            "optin_hits_total",
+            "counter",
+            "Opens and clicks recorded.",
+            "SELECT CAST(COALESCE(SUM(human + machine + unknowable), 0) AS BIGINT) FROM run_total WHERE link < 0",
+        ),
         ("optin_journal_rows", "gauge", "Rows of the delivery journal that are not folded yet.", "SELECT COUNT(*) FROM handover"),
         ("optin_database_bytes", "gauge", "Size of the database.", size),
     ] {
@@ -247,6 +254,25 @@ fn workers(text: &mut String, found: &[Row], now: Time) -> Result<(), DbError> {
     family(text, "optin_mails_per_second", "gauge", "Mails taken by relays, over the last ten seconds.");
     text.push_str(&rates);
     Ok(())
+}
+
+/// The way of opens and clicks into the database.
+fn hits(text: &mut String, figures: Figures) {
+    for (name, kind, help, value) in [
+        ("optin_hits_logged_total", "counter", "Opens and clicks put into the log of this process.", figures.logged),
+        ("optin_hits_folded_total", "counter", "Opens and clicks read from logs and settled in the database.", figures.folded),
+        (
+            "optin_hits_unlogged_total",
+            "counter",
+            "Opens and clicks that no log took, and that went to the database at once.",
+            figures.unlogged,
+        ),
+        ("optin_hits_dropped_total", "counter", "Opens and clicks lost: neither log nor database took them.", figures.dropped),
+        ("optin_hit_log_bytes", "gauge", "Bytes of logs that are not in the database yet.", figures.waiting_bytes),
+    ] {
+        family(text, name, kind, help);
+        sample(text, name, &[], value);
+    }
 }
 
 /// What this process knows of itself.

@@ -98,8 +98,15 @@ impl std::ops::Deref for Served {
 /// Shared by all handlers.
 type Shared = Arc<Served>;
 
+/// All that is answered, to be given to [`serve`]; cheap to clone.
+#[derive(Clone)]
+pub struct Pages {
+    routes: Router,
+    app: Shared,
+}
+
 /// Every address we answer.
-pub fn router(app: App) -> Router {
+pub fn router(app: App) -> Pages {
     let metrics = metrics::Metrics::new(app.clock.now());
     let app = Arc::new(Served { app, metrics });
     let mut routes: Router<Shared> = Router::new()
@@ -109,8 +116,10 @@ pub fn router(app: App) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::page))
-        .route("/o/{file}", get(track::open))
-        .route("/c/{token}/{target}", get(track::click))
+        // What is ours of these two is answered before any routing.
+        .route("/o/{file}", get(track::not_ours))
+        .route("/c/{token}/{target}", get(track::not_ours))
+        .route("/t/{token}", get(track::trap))
         .route("/v/{token}", get(public::view::page))
         .route("/u/{token}", get(public::unsubscribe::page).post(public::unsubscribe::submit))
         .route("/p/{token}", get(public::preferences::page).post(public::preferences::submit))
@@ -133,5 +142,6 @@ pub fn router(app: App) -> Router {
     if app.look.is_branded() {
         routes = routes.layer(axum::middleware::from_fn_with_state(app.clone(), public::look::allow));
     }
-    routes.layer(DefaultBodyLimit::max(BODY_BYTES)).layer(axum::middleware::from_fn(guard::every_answer)).with_state(app)
+    let routes = routes.layer(DefaultBodyLimit::max(BODY_BYTES)).layer(axum::middleware::from_fn(guard::every_answer));
+    Pages { routes: routes.with_state(app.clone()), app }
 }

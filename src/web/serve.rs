@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use super::Pages;
+use super::track::Tracked;
 use super::visitor::Peer;
 
 /// Bytes of a request's head. Our longest address, a tracked link, stays under 4 KiB.
@@ -30,7 +31,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` resolves; then no new connection is taken, and running requests get
 /// ten seconds to end.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send) {
+pub async fn serve(listener: TcpListener, pages: Pages, shutdown: impl Future<Output = ()> + Send) {
     let (stop, stopped) = watch::channel(false);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -52,9 +53,9 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
             Some(_) = connections.join_next() => continue,
             () = &mut shutdown => break,
         };
-        let (router, stopped) = (router.clone(), stopped.clone());
+        let (pages, stopped) = (pages.clone(), stopped.clone());
         connections.spawn(async move {
-            connection(stream, peer, router, stopped).await;
+            connection(stream, peer, pages, stopped).await;
             drop(place);
         });
     }
@@ -67,13 +68,19 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, peer: SocketAddr, pages: Pages, mut stopped: watch::Receiver<bool>) {
     // Answers are small: waiting to fill a packet would only delay them.
     stream.set_nodelay(true).ok();
-    let router = TowerToHyperService::new(router);
+    let (routes, app) = (TowerToHyperService::new(pages.routes), pages.app);
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Peer(peer));
-        router.call(request)
+        let (routes, app) = (routes.clone(), app.clone());
+        async move {
+            if let Some(tracked) = Tracked::of(&app, request.method(), request.uri()) {
+                return Ok(tracked.answer(&app, peer.ip(), request.method(), request.headers()).await);
+            }
+            request.extensions_mut().insert(Peer(peer));
+            routes.call(request).await
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -28,6 +28,8 @@ pub(super) struct Visitor {
     pub foreign: bool,
     /// HEAD looks and does not count.
     pub looks_only: bool,
+    /// What else the request tells of its client (see [`crate::tracking::Hit::traits`]).
+    pub traits: String,
 }
 
 impl Visitor {
@@ -62,6 +64,7 @@ impl<S: Sync> FromRequestParts<S> for Visitor {
             agent: text(USER_AGENT),
             foreign: is_foreign(&parts.headers),
             looks_only: parts.method == Method::HEAD,
+            traits: super::track::traits(&parts.headers),
         })
     }
 }
@@ -78,7 +81,7 @@ fn is_foreign(headers: &HeaderMap) -> bool {
 
 /// The peer, or what a proxy on this machine says: the last address of `X-Forwarded-For` is the one
 /// the proxy itself saw, those before it are the client's claims.
-fn client_ip(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+pub(super) fn client_ip(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let peer = peer.to_canonical();
     if !peer.is_loopback() {
         return peer;

@@ -14,7 +14,7 @@ use optin::db::OpenOptions;
 use optin::entropy::Entropy;
 use optin::instance::Instance;
 use optin::token::Purpose;
-use optin::tracking::Recorder;
+use optin::tracking::{Recorder, RecorderSettings};
 use optin::web::{backend, router, serve};
 use tokio::sync::oneshot;
 
@@ -57,8 +57,13 @@ pub async fn site(database: &TestDatabase, limits: &str) -> Site {
     let clock = Clock::manual(NOW);
     let options = OpenOptions { relaxed: true, ..OpenOptions::default() };
     let instance = Arc::new(Instance::open_with(config, clock.clone(), Entropy::seeded(7), options).await.unwrap());
-    let (recorder, _) =
-        Recorder::start(instance.db.clone(), Entropy::seeded(1), optin::consent::tracking::TrackingRules::new(&instance.config.consent));
+    let settings = RecorderSettings {
+        db: instance.db.clone(),
+        entropy: Entropy::seeded(1),
+        rules: optin::consent::tracking::TrackingRules::new(&instance.config.consent).into(),
+        folder: files.root().join("hits"),
+    };
+    let (recorder, _) = Recorder::start(settings).await.unwrap();
     let router = router(backend::app(instance.clone(), recorder, None));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -51,4 +51,5 @@ mod shown;
 mod suppressions;
 mod tidy;
 mod tracking_consent;
+mod tracking_judge;
 mod web;

@@ -8,7 +8,7 @@ use crate::support::{self, on_each_database};
 
 const NOW: &str = "2026-12-01T09:00:00Z";
 const RULES: &str = "[site]\nurl = \"http://127.0.0.1:8080\"\n[sender]\nname = \"Tea House\"\nemail = \"letters@tea.example\"\npostal_address = \"1 Leaf Street, Taipei\"\n\
-     [retention]\nclient_days = 10\nhit_days = 800\nmessage_days = 20\ninactive_months = 12\nunconfirmed_days = 30\n";
+     [retention]\nclient_days = 10\ncompact_days = 0\nhit_days = 800\nmessage_days = 20\ninactive_months = 12\nunconfirmed_days = 30\n";
 const FILES: &[(&str, &str)] = &[
     ("optin.toml", RULES),
     ("topics.toml", "[letter]\nname = \"Letter\"\nopt_in = \"double\"\n"),

@@ -24,7 +24,7 @@ use optin::db::{Db, Tx};
 use optin::entropy::Entropy;
 use optin::text::i18n::Languages;
 use optin::token::{Keys, Purpose};
-use optin::tracking::{Recorder, ops};
+use optin::tracking::{Recorder, RecorderSettings, ops};
 use optin::web::inbox::Inbox;
 use optin::web::seam::{Act, Answer, Change, Choices, Confirmed, Link, Permission, Resubscribed, Standing, TopicStanding, ViewSource};
 use optin::web::{App, Look, router, serve};
@@ -152,6 +152,7 @@ struct Site {
     inbox: Inbox,
     address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
+    _logs: tempfile::TempDir,
 }
 
 /// A person who gets two topics, a run with two links, a delivery sent a minute ago.
@@ -188,7 +189,14 @@ async fn site(database: &TestDatabase) -> Site {
 
     let keys = Keys::new("a secret of this test", &[]);
     let clock = Clock::manual(NOW);
-    let (recorder, _) = Recorder::start(db.clone(), Entropy::seeded(1), TrackingRules::default());
+    let logs = tempfile::tempdir().unwrap();
+    let settings = RecorderSettings {
+        db: db.clone(),
+        entropy: Entropy::seeded(1),
+        rules: TrackingRules::default().into(),
+        folder: logs.path().join("hits"),
+    };
+    let (recorder, _) = Recorder::start(settings).await.unwrap();
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
     let topic = |name: &str| Topic {
         name: name.to_owned(),
@@ -225,7 +233,7 @@ async fn site(database: &TestDatabase) -> Site {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     tokio::spawn(async move { serve(listener, router(app), async { drop(stopped.await) }).await });
-    Site { db, keys, recorder, clock, inbox, address, stop: Some(stop) }
+    Site { db, keys, recorder, clock, inbox, address, stop: Some(stop), _logs: logs }
 }
 
 impl Site {

@@ -74,7 +74,7 @@ impl Demo {
         let inbox = Inbox::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), context.clock.clone()).await?;
         let instance = Arc::new(open(context, folder, address, &inbox).await?);
         let (stop, stopped) = watch::channel(false);
-        let site = Site::start(instance.clone(), listener, Some(inbox.clone()), stopped);
+        let site = Site::start(instance.clone(), listener, Some(inbox.clone()), stopped).await?;
         out.say(format!("The Tea House, a sample shop, in {}", folder.display()));
         out.say("All mail goes to the built-in inbox; nothing leaves this machine.\n");
 

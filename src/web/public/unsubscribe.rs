@@ -20,6 +20,7 @@ use crate::text::i18n::{Words, fill};
 use crate::token::Purpose;
 use crate::tracking;
 use crate::web::seam::{Change, Standing, TopicStanding, Way};
+use crate::web::track::trapped;
 use crate::web::visitor::Visitor;
 use crate::web::{App, Shared};
 
@@ -120,7 +121,11 @@ struct Left<'a> {
 
 /// `GET /u/{token}`: asks. It withdraws nothing: link scanners come by.
 pub(in crate::web) async fn page(State(app): State<Shared>, Path(token): Path<String>, visitor: Visitor) -> Response {
-    let Some((target, _)) = Target::of(&app, PURPOSES, &token) else { return not_ours(&app, &visitor) };
+    let Some((target, purpose)) = Target::of(&app, PURPOSES, &token) else { return not_ours(&app, &visitor) };
+    // Mail clients post to the address in the header, and show it to nobody.
+    if let (Purpose::UnsubscribeHeader, Some(delivery_id)) = (purpose, target.delivery_id) {
+        app.recorder.note(Some(trapped(delivery_id, "trap=header", app.clock.now(), &visitor))).await;
+    }
     answer(&app, &visitor, Some(target.mailto(&app)), question(&app, &visitor, target, None)).await
 }
 
