@@ -73,7 +73,7 @@ CREATE TABLE order_line (
   refunded BOOLEAN NOT NULL,
   PRIMARY KEY (order_id, line)
 ) /* clustered */;
-CREATE INDEX order_line_product ON order_line (product_id, at, contact_id, order_id, amount) WHERE NOT refunded;
+CREATE INDEX order_line_product ON order_line ((COALESCE(product_id, product)), at, contact_id, order_id, amount) WHERE NOT refunded;
 CREATE INDEX order_line_category ON order_line (category, at, contact_id, order_id, amount) WHERE NOT refunded;
 CREATE INDEX order_line_contact ON order_line (contact_id);
 
@@ -150,8 +150,9 @@ CREATE TABLE frozen_member (
 CREATE INDEX frozen_member_contact ON frozen_member (contact_id);
 
 -- delivery/ -----------------------------------------------------------------------------------
--- For questions over time, of whatever run.
+-- For questions over time, of whatever run: of all people, and of each.
 CREATE INDEX delivery_sent ON delivery (changed_at, contact_id, run_id) WHERE state = 'sent' AND NOT transactional;
+CREATE INDEX delivery_sent_to ON delivery (contact_id, changed_at, run_id) WHERE state = 'sent' AND NOT transactional;
 CREATE INDEX delivery_bounced ON delivery (changed_at, contact_id, run_id) WHERE state = 'bounced' AND NOT transactional;
 
 -- Deliveries of runs that are over, counted by state and reason ('': none), and those tracked less by how (state
@@ -184,7 +185,10 @@ ALTER TABLE hit ADD COLUMN agent_id BIGINT;
 ALTER TABLE hit ADD COLUMN looked BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE hit ADD COLUMN traits TEXT;
 CREATE INDEX hit_delivery ON hit (delivery_id, at);
-CREATE INDEX hit_at ON hit (kind, verdict, at, contact_id);
+-- For questions over time: of all people, and of each. All that is asked for stands in them.
+CREATE INDEX hit_at ON hit (kind, verdict, at, contact_id, run_id, times);
+DROP INDEX hit_contact;
+CREATE INDEX hit_contact ON hit (contact_id, kind, verdict, at, run_id, times);
 
 -- How far the log of a process has been read into `hit`: written in the transaction that writes the hits.
 CREATE TABLE hit_log (
@@ -208,9 +212,9 @@ CREATE TABLE hit_total (
   last_at BIGINT,
   PRIMARY KEY (delivery_id, link)
 ) /* clustered */;
-CREATE INDEX hit_total_run ON hit_total (run_id, link, contact_id);
-CREATE INDEX hit_total_contact ON hit_total (contact_id, link, run_id);
-CREATE INDEX hit_total_last ON hit_total (link, last_at, contact_id) WHERE last_at IS NOT NULL;
+CREATE INDEX hit_total_run ON hit_total (run_id, link, contact_id, last_at, human);
+CREATE INDEX hit_total_contact ON hit_total (contact_id, link, last_at, run_id, human);
+CREATE INDEX hit_total_last ON hit_total (link, last_at, contact_id, run_id, human) WHERE last_at IS NOT NULL;
 
 -- Hits of a run added up, by link as above. `people` are those with at least one human hit; `anonymous` are
 -- human hits of nobody in particular (not in `people`).

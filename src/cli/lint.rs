@@ -67,7 +67,7 @@ async fn look_at(context: &Context, instance: &Instance, campaign: &Campaign) ->
     let rule = instance
         .audience(definition.audience.as_deref())
         .map_err(|errors| anyhow::anyhow!(errors.iter().map(|error| error.message.clone()).collect::<Vec<_>>().join("; ")))?;
-    let sql = segment::compile(&rule, instance.db.dialect(), now, 2);
+    let sql = segment::ops::condition(&instance.db, &rule, now, 2).await?;
     let found = audience_locales(&mut instance.db.clone(), topic_id, &sql).await?;
     let audience: Vec<(String, i64)> = found.iter().map(|(locale, people, _)| (locale.clone(), *people)).collect();
     let ids: Vec<i64> = found.iter().take(MAX_SAMPLES).map(|(_, _, id)| *id).collect();

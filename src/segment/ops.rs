@@ -1,25 +1,42 @@
 //! Use cases: counting and listing whom a rule picks, and loading one person for judging in memory.
 
-use std::collections::BTreeSet;
-
-use super::compile;
-use super::evaluate::{HitFact, Person, SentFact};
-use super::rule::{HitKind, Rule};
-use crate::args;
+use super::compile::{SMALL_SET, Sql, compile_knowing, soundings};
+use super::evaluate::Person;
+use super::rule::Rule;
+use super::{Catalog, load};
 use crate::clock::Time;
 use crate::contact::{self, Contact, Schema};
-use crate::db::{Db, DbError, Value};
+use crate::db::{Db, DbError, Dialect, Value};
+
+/// The rule as a condition over all contacts (`contact c`), with parameters numbered from `first_param`: compiled
+/// for the past as large as it is now.
+pub async fn condition(db: &Db, rule: &Rule, now: Time, first_param: usize) -> Result<Sql, DbError> {
+    let large = large(db, rule, now).await?;
+    Ok(compile_knowing(rule, db.dialect(), now, first_param, &large))
+}
+
+/// Which conditions on the past look at much. PostgreSQL knows by its statistics.
+pub(super) async fn large(db: &Db, rule: &Rule, now: Time) -> Result<Vec<bool>, DbError> {
+    let mut large = Vec::new();
+    if db.dialect() == Dialect::Sqlite {
+        for sounding in soundings(rule, db.dialect(), now) {
+            let rows: i64 = db.fetch_one(&sounding.text, sounding.args).await?.get(0)?;
+            large.push(rows > SMALL_SET);
+        }
+    }
+    Ok(large)
+}
 
 /// How many contacts the rule picks at the moment `now`.
 pub async fn count(db: &Db, rule: &Rule, now: Time) -> Result<i64, DbError> {
-    let condition = compile(rule, db.dialect(), now, 1);
+    let condition = condition(db, rule, now, 1).await?;
     let sql = format!("SELECT COUNT(*) FROM contact c WHERE {}", condition.text);
     db.fetch_one(&sql, condition.args).await?.get(0)
 }
 
 /// The first `limit` contacts that the rule picks, by id.
 pub async fn members(db: &Db, schema: &Schema, rule: &Rule, now: Time, limit: u32) -> Result<Vec<Contact>, DbError> {
-    let mut condition = compile(rule, db.dialect(), now, 1);
+    let mut condition = condition(db, rule, now, 1).await?;
     condition.args.push(Value::from(limit));
     let sql = format!(
         "SELECT {} FROM contact c WHERE {} ORDER BY c.id LIMIT ${}",
@@ -30,52 +47,8 @@ pub async fn members(db: &Db, schema: &Schema, rule: &Rule, now: Time, limit: u3
     db.fetch_all(&sql, condition.args).await?.iter().map(|row| contact::sql::read(schema, row, 0)).collect()
 }
 
-/// A contact with subscriptions and history, all of one moment of the database; `None` where there
-/// is no such contact.
-pub async fn person(db: &Db, schema: &Schema, contact_id: i64) -> Result<Option<Person>, DbError> {
-    let mut tx = db.begin_read().await?;
-    let Some(contact) = contact::sql::by_ids(&mut tx, schema, &[contact_id]).await?.pop() else { return Ok(None) };
-    let subscriptions = tx
-        .fetch_all(
-            "SELECT t.name FROM subscription s JOIN topic t ON t.id = s.topic_id \
-             WHERE s.contact_id = $1 AND s.standing = 'subscribed'",
-            args![contact_id],
-        )
-        .await?;
-    let sent = tx
-        .fetch_all(
-            "SELECT r.campaign, t.name, d.changed_at FROM delivery d \
-             LEFT JOIN run r ON r.id = d.run_id \
-             LEFT JOIN topic t ON t.id = r.topic_id \
-             WHERE d.contact_id = $1 AND d.state = 'sent' ORDER BY d.changed_at, d.id",
-            args![contact_id],
-        )
-        .await?;
-    let hits = tx
-        .fetch_all(
-            "SELECT h.kind, r.campaign, t.name, l.url, h.at, h.verdict FROM hit h \
-             LEFT JOIN run r ON r.id = h.run_id \
-             LEFT JOIN topic t ON t.id = r.topic_id \
-             LEFT JOIN run_link l ON l.run_id = h.run_id AND l.position = h.link \
-             WHERE h.contact_id = $1 AND h.kind IN ('open', 'click') ORDER BY h.at, h.id",
-            args![contact_id],
-        )
-        .await?;
-    tx.commit().await?;
-    Ok(Some(Person {
-        contact,
-        subscriptions: subscriptions.iter().map(|row| row.get(0)).collect::<Result<BTreeSet<String>, DbError>>()?,
-        sent: sent
-            .iter()
-            .map(|row| Ok(SentFact { campaign: row.get(0)?, topic: row.get(1)?, at: row.get(2)? }))
-            .collect::<Result<_, DbError>>()?,
-        hits: hits
-            .iter()
-            .map(|row| {
-                let kind = if row.get::<String>(0)? == HitKind::Open.as_str() { HitKind::Open } else { HitKind::Click };
-                let human = row.get::<String>(5)? == "human";
-                Ok(HitFact { kind, campaign: row.get(1)?, topic: row.get(2)?, url: row.get(3)?, at: row.get(4)?, human })
-            })
-            .collect::<Result<_, DbError>>()?,
-    }))
+/// A contact with everything rules ask about, all of one moment of the database; `None` where there
+/// is no such contact. Of what there are very many rows the newest ones are read.
+pub async fn person(db: &Db, catalog: &Catalog, contact_id: i64) -> Result<Option<Person>, DbError> {
+    load::person(db, catalog, contact_id).await
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::ast::{Op, Period};
 use crate::behaviour::EventSchema;
-use crate::config::AttributeType;
+use crate::config::{AttributeType, EngagementSettings};
 use crate::consent::Standing;
 use crate::contact::Date;
 
@@ -112,6 +112,8 @@ pub enum Leaf {
         op: Op,
         /// With what: a text for [`Engagement::Stage`], a day for the `Last..`, else a number.
         value: Value,
+        /// Half-life of the score, days of the stages.
+        settings: EngagementSettings,
     },
     /// In a list that was frozen (table `frozen_list`).
     Frozen(String),
@@ -156,9 +158,9 @@ pub enum Together {
 /// What became of a mail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mailed {
-    /// The relay took it (also when it came back later).
+    /// The relay took it, and it did not come back as undeliverable.
     Sent,
-    /// Taken, and not come back so far.
+    /// The same: a mail that comes back stands as bounced.
     Delivered,
     /// Refused for good.
     Bounced,
@@ -168,7 +170,8 @@ pub enum Mailed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engagement {
     /// `active`, `cooling` or `dormant`, by the days of `[engagement]` since the last sign of life: a human click
-    /// or open, an order, an event, or the beginning of a subscription.
+    /// or open or an order; where there is none, the beginning of the latest subscription that holds. On a topic:
+    /// a human click or open of its mails, else the beginning of its subscription. Without any sign there is no stage.
     Stage,
     /// The decayed weight at `now`, from 0 up.
     Score,

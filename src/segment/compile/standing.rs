@@ -1,0 +1,156 @@
+//! Subscriptions, lists, and how somebody responds.
+
+use super::{Compiler, ago};
+use crate::clock::{DAY, Time};
+use crate::config::EngagementSettings;
+use crate::consent::Standing;
+use crate::db::Dialect;
+use crate::segment::ast::{Op, Period};
+use crate::segment::rule::{Engagement, Moment, Value};
+
+/// 2020-01-01T00:00Z, the landmark of the decay: see the table `engagement`.
+const LANDMARK: Time = Time::from_millis(1_577_836_800_000);
+/// Stages by how recent the last sign of life is.
+pub(in crate::segment) const STAGES: [&str; 3] = ["active", "cooling", "dormant"];
+
+/// The stored weight that is worth `score` at `now`.
+pub(in crate::segment) fn weight_at(score: f64, settings: &EngagementSettings, now: Time) -> f64 {
+    let half_lives = now.since(LANDMARK) as f64 / (f64::from(settings.half_life_days) * DAY as f64);
+    // Without this, nothing times infinity were no number.
+    if score == 0.0 { 0.0 } else { score * half_lives.exp2() }
+}
+
+/// Which of [`STAGES`] compare so with a text.
+pub(in crate::segment) fn stages_that(op: Op, value: &Value) -> [bool; 3] {
+    let Value::Text(wanted) = value else { return [false; 3] };
+    STAGES.map(|stage| op.holds(stage.cmp(wanted.as_str())))
+}
+
+impl Compiler<'_> {
+    fn topic(&mut self, topic: &str) -> String {
+        format!("(SELECT t.id FROM topic t WHERE t.name = {})", self.bind(topic))
+    }
+
+    pub(super) fn subscribed(&mut self, topic: &str) -> String {
+        self.standing(topic, Standing::Subscribed, &[], None)
+    }
+
+    pub(super) fn standing(&mut self, topic: &str, standing: Standing, since: &[(Op, Moment)], within: Option<Period>) -> String {
+        let mut conditions =
+            vec![format!("s.topic_id = {}", self.topic(topic)), "s.contact_id = c.id".to_owned(), format!("s.standing = '{}'", standing.as_str())];
+        for (op, moment) in since {
+            conditions.push(self.on_day("s.since", *op, *moment));
+        }
+        if let Some(within) = within {
+            let since = self.bind(ago(self.now, within));
+            conditions.push(format!("s.since >= {since}"));
+        }
+        format!("EXISTS (SELECT 1 FROM subscription s WHERE {})", conditions.join(" AND "))
+    }
+
+    pub(super) fn frozen(&mut self, list: &str) -> String {
+        let list = self.bind(list);
+        format!(
+            "EXISTS (SELECT 1 FROM frozen_member f \
+             WHERE f.list_id = (SELECT l.id FROM frozen_list l WHERE l.name = {list}) AND f.contact_id = c.id)"
+        )
+    }
+
+    pub(super) fn engagement(
+        &mut self,
+        topic: Option<&str>,
+        what: Engagement,
+        op: Op,
+        value: &Value,
+        settings: &EngagementSettings,
+        alone: bool,
+    ) -> String {
+        let symbol = if op == Op::NotEqual { "<>" } else { op.symbol() };
+        let condition = match (what, value) {
+            (Engagement::Stage, _) => return self.stage(topic, stages_that(op, value), settings, alone),
+            (Engagement::Score, Value::Number(score)) => {
+                format!("g.weight {symbol} {}", self.bind(weight_at(*score, settings, self.now)))
+            }
+            (Engagement::BestHour, Value::Number(number)) => format!("g.best_hour {symbol} {}", self.bind(*number)),
+            (Engagement::BestWeekday, Value::Number(number)) => format!("g.best_weekday {symbol} {}", self.bind(*number)),
+            (Engagement::LastOpen, Value::Date(moment)) => self.on_day("g.last_open_at", op, *moment),
+            (Engagement::LastClick, Value::Date(moment)) => self.on_day("g.last_click_at", op, *moment),
+            _ => return "FALSE".to_owned(),
+        };
+        let of_topic = topic.map_or_else(|| "0".to_owned(), |topic| self.topic(topic));
+        format!("EXISTS (SELECT 1 FROM engagement g WHERE g.topic_id = {of_topic} AND g.contact_id = c.id AND {condition})")
+    }
+
+    /// One step to each table a person: the last sign of life, then the range that it must be in. PostgreSQL joins
+    /// the tables where it may (`alone`): a million steps each take it seconds.
+    fn stage(&mut self, topic: Option<&str>, wanted: [bool; 3], settings: &EngagementSettings, alone: bool) -> String {
+        let ranges = self.stage_ranges(wanted, settings);
+        if ranges.is_empty() {
+            return "FALSE".to_owned();
+        }
+        let joined = alone && self.sets && self.dialect == Dialect::Postgres;
+        let person = if joined { "p.id" } else { "c.id" };
+        let latest = match self.dialect {
+            Dialect::Sqlite => "max",
+            Dialect::Postgres => "GREATEST",
+        };
+        let of_topic = topic.map_or_else(|| "0".to_owned(), |topic| self.topic(topic));
+        let hits = Sign {
+            table: "engagement g",
+            of: format!("g.topic_id = {of_topic} AND g.contact_id = {person}"),
+            at: format!("{latest}(COALESCE(g.last_open_at, 0), COALESCE(g.last_click_at, 0))"),
+        };
+        let orders = Sign { table: "order_total o", of: format!("o.contact_id = {person} AND o.orders > 0"), at: "o.last_at".to_owned() };
+        let begun = match topic {
+            Some(_) => {
+                format!("(SELECT s.since FROM subscription s WHERE s.topic_id = {of_topic} AND s.contact_id = {person} AND s.standing = 'subscribed')")
+            }
+            None => format!(
+                "(SELECT MAX(s.since) FROM topic t JOIN subscription s ON s.topic_id = t.id \
+                 WHERE s.contact_id = {person} AND s.standing = 'subscribed')"
+            ),
+        };
+        let signs: Vec<Sign> = if topic.is_some() { vec![hits] } else { vec![hits, orders] };
+        let at: Vec<String> = signs.iter().map(|sign| format!("COALESCE({}, 0)", if joined { sign.at.clone() } else { sign.step() })).collect();
+        // Times are past 1970: 0 stands for none.
+        let last = if at.len() == 1 { at.join("") } else { format!("{latest}({})", at.join(", ")) };
+        let condition = ranges.replace("{sign}", &format!("COALESCE(NULLIF({last}, 0), {begun})"));
+        if joined {
+            let joins: String = signs.iter().map(|sign| format!(" LEFT JOIN {} ON {}", sign.table, sign.of)).collect();
+            format!("EXISTS (SELECT 1 FROM contact p{joins} WHERE p.id = c.id AND {condition})")
+        } else {
+            format!("COALESCE({condition}, FALSE)")
+        }
+    }
+
+    /// The condition on `{sign}`, which stands in it once.
+    fn stage_ranges(&mut self, wanted: [bool; 3], settings: &EngagementSettings) -> String {
+        let cools = self.now.plus(-i64::from(settings.cooling_days) * DAY);
+        let sleeps = self.now.plus(-i64::from(settings.dormant_days) * DAY);
+        match wanted {
+            [false, false, false] => String::new(),
+            [true, false, false] => format!("{{sign}} > {}", self.bind(cools)),
+            [true, true, false] => format!("{{sign}} > {}", self.bind(sleeps)),
+            [false, true, false] => format!("{{sign}} BETWEEN {} AND {}", self.bind(sleeps.plus(1)), self.bind(cools)),
+            [false, true, true] => format!("{{sign}} <= {}", self.bind(cools)),
+            [false, false, true] => format!("{{sign}} <= {}", self.bind(sleeps)),
+            [true, false, true] => format!("{{sign}} NOT BETWEEN {} AND {}", self.bind(sleeps.plus(1)), self.bind(cools)),
+            [true, true, true] => "{sign} IS NOT NULL".to_owned(),
+        }
+    }
+}
+
+/// Where a sign of life stands.
+struct Sign {
+    table: &'static str,
+    /// Which row is the person's.
+    of: String,
+    /// When it was.
+    at: String,
+}
+
+impl Sign {
+    fn step(&self) -> String {
+        format!("(SELECT {} FROM {} WHERE {})", self.at, self.table, self.of)
+    }
+}
