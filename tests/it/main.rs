@@ -6,6 +6,7 @@ mod support;
 
 mod addresses;
 mod api_subscriptions;
+mod behaviour;
 mod browser;
 mod campaign;
 mod check;
