@@ -10,6 +10,7 @@ mod demo;
 mod dkim;
 mod form;
 mod import;
+mod import_behaviour;
 mod inbound;
 mod init;
 mod lint;
