@@ -160,27 +160,25 @@ pub(super) async fn testify(tx: &mut Tx, outcomes: &[Outcome]) -> Result<u64, Db
     if known.is_empty() {
         return Ok(0);
     }
-    let written = tx
-        .bulk_fetch(
-            "UPDATE delivery SET state = v.state, reason = v.reason, changed_at = v.at,
+    // First, as everywhere: who counts, and who settles doubt by hand, holds the mark before the rows.
+    let ids = Rows::new().i64("id", known.iter().map(|outcome| outcome.delivery_id));
+    let runs = tx.bulk_fetch("SELECT d.run_id FROM {rows} JOIN delivery d ON d.id = v.id", Vec::new(), ids).await?;
+    super::counts::changed(tx, runs.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, DbError>>()?).await?;
+    tx.bulk(
+        "UPDATE delivery SET state = v.state, reason = v.reason, changed_at = v.at,
            reply = CASE WHEN EXISTS (SELECT 1 FROM contact c WHERE c.id = delivery.contact_id) THEN v.reply END
          FROM {rows}
-         WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt
-         RETURNING delivery.run_id",
-            Vec::new(),
-            Rows::new()
-                .i64("id", known.iter().map(|outcome| outcome.delivery_id))
-                .i64("attempt", known.iter().map(|outcome| outcome.attempt))
-                .text("state", known.iter().map(|outcome| outcome.state.as_str()))
-                .opt_text("reason", known.iter().map(|outcome| outcome.reason.clone()).collect())
-                .opt_text("reply", known.iter().map(|outcome| outcome.reply.clone()).collect())
-                .i64("at", known.iter().map(|outcome| outcome.at.millis())),
-        )
-        .await?;
-    let runs = written.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, DbError>>()?;
-    let count = runs.len();
-    super::counts::changed(tx, runs).await?;
-    Ok(u64::try_from(count).unwrap_or(u64::MAX))
+         WHERE delivery.id = v.id AND delivery.state = 'in_doubt' AND delivery.attempts = v.attempt",
+        Vec::new(),
+        Rows::new()
+            .i64("id", known.iter().map(|outcome| outcome.delivery_id))
+            .i64("attempt", known.iter().map(|outcome| outcome.attempt))
+            .text("state", known.iter().map(|outcome| outcome.state.as_str()))
+            .opt_text("reason", known.iter().map(|outcome| outcome.reason.clone()).collect())
+            .opt_text("reply", known.iter().map(|outcome| outcome.reply.clone()).collect())
+            .i64("at", known.iter().map(|outcome| outcome.at.millis())),
+    )
+    .await
 }
 
 /// Writes outcomes of deliveries that `worker` has claimed, for the attempt that it claimed: an

@@ -5,7 +5,7 @@
 //! mailed again, the keyed digest of the address.
 
 use super::{Kind, State, register, subject};
-use crate::behaviour::merge;
+use crate::behaviour::{self, merge};
 use crate::clock::Time;
 use crate::consent;
 use crate::consent::suppression::{self, Digests};
@@ -102,6 +102,7 @@ async fn erase_one(
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
     segment::history::forget_contact(tx, contact.id).await?;
+    behaviour::ops::forget_contact(tx, contact.id, entropy, now).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;
     Ok(Erased { suppressed, deliveries: numbers.len() })
 }

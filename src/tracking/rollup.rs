@@ -295,11 +295,12 @@ fn read_times(row: &Row) -> Result<(i64, i64, Option<i64>, Option<i64>), DbError
     Ok((row.get(0)?, row.get(1)?, first, if human == 0 { None } else { last.or(first) }))
 }
 
-/// These people's engagement is to be computed again.
+/// These people's engagement is to be computed again. Written over an entry that is there: its lock keeps whoever computes
+/// them just now from missing what this transaction writes.
 pub async fn put_due(tx: &mut Tx, people: impl Iterator<Item = i64>, now: Time) -> Result<(), DbError> {
     tx.bulk(
         "INSERT INTO engagement_due (contact_id, since) SELECT v.contact_id, $1 FROM {rows} WHERE TRUE ORDER BY v.contact_id
-         ON CONFLICT (contact_id) DO NOTHING",
+         ON CONFLICT (contact_id) DO UPDATE SET since = excluded.since",
         args![now],
         Rows::new().i64("contact_id", people),
     )

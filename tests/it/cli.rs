@@ -54,6 +54,9 @@ const COMMANDS: &[&str] = &[
     "inbound",
     "inbound deliver",
     "report",
+    "tracking",
+    "tracking judge",
+    "tracking verify",
     "message",
     "message send",
     "message show",
@@ -266,7 +269,7 @@ on_each_database!(
         assert!(shop.optin(&["run", "show", "1", "--json"]).exits(1).json()["error"].is_string());
         let report = shop.optin(&["report", "spring-leaves", "--json"]).exits(0).json();
         has_keys(&report, &["sent", "delivered", "bounced", "complained", "unsubscribed", "opens", "clicks"]);
-        has_keys(&report["opens"], &["human", "machine", "unique"]);
+        has_keys(&report["opens"], &["human", "machine", "unknowable", "unique", "anonymous"]);
         has_keys(&report["clicks"], &["human", "machine", "unique", "by_link"]);
 
         let contact = shop.optin(&["contact", "show", "mei@tea.example", "--json"]).exits(0).json();

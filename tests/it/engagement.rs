@@ -115,6 +115,7 @@ async fn sums_equal_rows(db: &Db) {
         let sums = rows.entry(row.get(0).unwrap()).or_insert_with(|| vec![0; Habit::PLACES]);
         sums.iter_mut().zip(habit.places()).for_each(|(sum, weight)| *sum += weight);
     }
+    rows.retain(|_, places| places.iter().any(|weight| *weight != 0));
     let stored = db.fetch_all("SELECT topic_id, place, weight FROM engagement_prior WHERE weight <> 0", args![]).await.unwrap();
     let mut sums: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
     for row in stored {
