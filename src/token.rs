@@ -55,6 +55,8 @@ pub enum Purpose {
     /// A form may be sent without a solution from a moment on. Fields: that moment in milliseconds, a random
     /// number; bound to the form and the address.
     FormWait = 14,
+    /// A visit to a page by a tracked link. Fields: delivery, expiry in milliseconds.
+    Visit = 16,
 }
 
 impl Purpose {
@@ -75,6 +77,7 @@ impl Purpose {
             Rights,
             FormChallenge,
             FormWait,
+            Visit,
         ]
         .into_iter()
         .find(|purpose| *purpose as u8 == byte)

@@ -126,7 +126,7 @@ impl Merge {
         let rules = TrackingRules::new(&instance.config.consent);
         let mut tx = instance.db.begin().await?;
         // Nobody is merged, and no order comes in, between the look and the merge.
-        contacts::hold_all(&mut tx).await?;
+        merge::hold(&mut tx).await?;
         let kept = contact_by_email(&instance, &self.keep).await?;
         let gone = contact_by_email(&instance, &self.gone).await?;
         let done = match merge::merge(&mut tx, &instance.schema, &rules, id, &kept, &gone, self.source.trim(), now).await {
@@ -200,7 +200,7 @@ impl Unmerge {
         let now = context.clock.now();
         let rules = TrackingRules::new(&instance.config.consent);
         let mut tx = instance.db.begin().await?;
-        contacts::hold_all(&mut tx).await?;
+        merge::hold(&mut tx).await?;
         let Some(merge) = contacts::by_id(&mut tx, merge.id).await?.filter(|merge| merge.undone_at.is_none()) else {
             tx.rollback().await?;
             return refused("that merge was undone meanwhile");

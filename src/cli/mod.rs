@@ -11,6 +11,7 @@ mod demo;
 mod dkim;
 mod form;
 mod import;
+mod import_behaviour;
 mod inbound;
 mod init;
 mod lint;

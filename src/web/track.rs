@@ -36,6 +36,10 @@ pub(super) async fn click(State(app): State<Shared>, Path((token, encoded)): Pat
     let Some((whose, link, target)) = verify(&app, &token, &encoded) else {
         return public::not_ours(&app, &visitor);
     };
+    let target = match whose {
+        Whose::Delivery(delivery_id) => public::beacon::lead(&app, target, delivery_id),
+        Whose::Run(_) => target,
+    };
     let Some(location) = location(&target) else {
         tracing::warn!(?whose, link, "a tracked link leads to no web address, check the campaign's links");
         return public::not_ours(&app, &visitor);

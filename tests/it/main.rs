@@ -6,6 +6,8 @@ mod support;
 
 mod addresses;
 mod api_subscriptions;
+mod beacon;
+mod behaviour;
 mod browser;
 mod campaign;
 mod check;
