@@ -19,9 +19,9 @@ const SHOWN: i64 = 100;
 
 /// Making two contacts one person.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "GONE keeps its address, its mails and its entries in the ledger, and gets no more mail; what it ordered\n\
-    and did counts for KEEP. Empty fields of KEEP are filled from it. Its consent is of its own address and is not\n\
-    carried over; what it withdrew holds for KEEP, too. docs/identities.md tells more.\n\n\
+#[command(after_help = "GONE keeps its address, its mails and its entries in the ledger, and gets no more mail. What\n\
+    it ordered and did counts for KEEP, whose empty fields are filled from it. Its consent is of its\n\
+    own address and is not carried over; what it withdrew holds for KEEP, too (docs/identities.md).\n\n\
     Examples:\n  optin contact merge mei@leaf.example mei@tea.example --source 'she wrote us' --dry-run\n  \
     optin contact merge mei@leaf.example mei@tea.example --source 'she wrote us'")]
 pub(super) struct Merge {
