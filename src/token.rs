@@ -57,6 +57,8 @@ pub enum Purpose {
     FormWait = 14,
     /// The link of a mail that no person sees. Fields: delivery.
     Trap = 15,
+    /// A visit to a page by a tracked link. Fields: delivery, expiry in milliseconds.
+    Visit = 16,
 }
 
 impl Purpose {
@@ -78,6 +80,7 @@ impl Purpose {
             FormChallenge,
             FormWait,
             Trap,
+            Visit,
         ]
         .into_iter()
         .find(|purpose| *purpose as u8 == byte)

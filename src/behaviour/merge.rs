@@ -5,6 +5,10 @@
 //! to which merges lead from there. So a merge moves what counts for the one that is gone, and undoing it, in
 //! whatever order, moves back what is known as it, or as somebody who leads to it.
 
+use std::collections::BTreeSet;
+
+use super::record_orders;
+use super::sql::event_tables;
 use crate::args;
 use crate::clock::Time;
 use crate::consent::merge::{Carried, carry, carry_back};
@@ -74,6 +78,13 @@ pub enum NotMerged {
     Db(#[from] DbError),
 }
 
+/// Waits until nobody records orders or events, and keeps them waiting until this transaction ends. Taken before any
+/// other lock, where a merge or its end is to come.
+pub async fn hold(tx: &mut Tx) -> Result<(), DbError> {
+    record_orders::alone(tx).await?;
+    contacts::hold_all(tx).await
+}
+
 /// Merges `gone` into `kept`. Everything or nothing happens when the caller commits.
 #[expect(clippy::too_many_arguments, reason = "who, into whom, by what rules, when and why: a struct would only name them again")]
 pub async fn merge(
@@ -89,7 +100,7 @@ pub async fn merge(
     if kept.id == gone.id {
         return Err(NotMerged::Same);
     }
-    contacts::hold_all(tx).await?;
+    hold(tx).await?;
     for contact in [kept, gone] {
         if let Some(open) = contacts::of_gone(tx, contact.id).await? {
             let into = contact::sql::by_ids(tx, &Schema::default(), &[open.kept_id]).await?.pop();
@@ -113,7 +124,7 @@ pub async fn merge(
 /// Undoes a merge: the contact that was gone is by itself again, with what is known as it. Permission that was lost
 /// stays lost, and what the person took back meanwhile holds for both.
 pub async fn unmerge(tx: &mut Tx, rules: &TrackingRules, merge: &Merge, confirmed: &[i64], now: Time) -> Result<Unmerged, DbError> {
-    contacts::hold_all(tx).await?;
+    hold(tx).await?;
     let counts_for = identity::persons(tx, &[merge.gone_id]).await?.remove(&merge.gone_id).unwrap_or(merge.kept_id);
     let (known_as, _) = contacts::below(tx, merge.gone_id).await?;
     let emptied = contacts::undo(tx, merge, now).await?;
@@ -145,41 +156,19 @@ pub async fn move_rows(tx: &mut Tx, from: i64, to: i64, known_as: &[i64], now: T
         format!("UPDATE {table} SET contact_id = $1 FROM {{rows}} WHERE {table}.known_as = v.known_as AND {table}.contact_id = $2")
     };
     let mut moved = Moved { orders: tx.bulk(&sql("orders"), args![to, from], named()).await?, events: 0 };
-    if moved.orders > 0 {
-        tx.execute(
-            "UPDATE order_line SET contact_id = $1
-             FROM orders o
-             WHERE o.id = order_line.order_id AND o.contact_id = $1 AND order_line.contact_id = $2",
-            args![to, from],
-        )
-        .await?;
-        for contact_id in [from, to] {
-            add_up(tx, contact_id).await?;
-        }
+    // Lines and refunds follow their orders; a refund whose order has not come waits where it is.
+    let lines = "UPDATE order_line SET contact_id = $1
+                 FROM orders o
+                 WHERE o.id = order_line.order_id AND o.contact_id = $1 AND order_line.contact_id = $2";
+    let refunds = "UPDATE order_refund SET contact_id = $1
+                   FROM orders o
+                   WHERE o.order_key = order_refund.order_key AND o.contact_id = $1 AND order_refund.contact_id = $2";
+    for sql in [lines, refunds] {
+        tx.execute(sql, args![to, from]).await?;
     }
-    for row in tx.fetch_all("SELECT name FROM event_type ORDER BY since, name", Vec::new()).await? {
-        let table = format!("did_{}", row.get::<String>(0)?);
+    for table in event_tables(tx).await? {
         moved.events += tx.bulk(&sql(&table), args![to, from], named()).await?;
     }
-    // Orders are attributed to mails by person.
-    for contact_id in [from, to] {
-        let sql = "INSERT INTO engagement_due (contact_id, since) VALUES ($1, $2) ON CONFLICT (contact_id) DO NOTHING";
-        tx.execute(sql, args![contact_id, now]).await?;
-    }
+    record_orders::add_up(tx, &BTreeSet::from([from, to]), now).await?;
     Ok(moved)
-}
-
-/// Makes `order_total` of a person what their orders say.
-async fn add_up(tx: &mut Tx, contact_id: i64) -> Result<(), DbError> {
-    tx.execute("DELETE FROM order_total WHERE contact_id = $1", args![contact_id]).await?;
-    tx.execute(
-        "INSERT INTO order_total (contact_id, orders, amount, first_at, last_at)
-         SELECT contact_id, COUNT(*), CAST(SUM(amount) AS BIGINT), MIN(at), MAX(at)
-         FROM orders
-         WHERE contact_id = $1 AND NOT void
-         GROUP BY contact_id",
-        args![contact_id],
-    )
-    .await?;
-    Ok(())
 }

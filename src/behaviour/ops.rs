@@ -1,4 +1,4 @@
-//! Use cases: recording, merging people and undoing it, erasing.
+//! Use cases: recording, erasing. Merging people is [`super::merge`]'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,38 +122,6 @@ fn needs_nobody(item: &Item) -> bool {
         Item::Refund(refund) => refund.who.is_empty(),
         Item::Order(_) => false,
     }
-}
-
-/// What `gone` did counts for `kept` from now on: in the transaction that merges them.
-pub async fn merge(tx: &mut Tx, kept: i64, gone: i64, now: Time) -> Result<(), DbError> {
-    alone(tx).await?;
-    for table in tables(tx).await? {
-        tx.execute(&format!("UPDATE {table} SET contact_id = $1 WHERE contact_id = $2"), args![kept, gone]).await?;
-    }
-    record_orders::add_up(tx, &BTreeSet::from([kept, gone]), now).await
-}
-
-/// Undoes [`merge`]: what was said of `gone` counts for `gone` again.
-pub async fn unmerge(tx: &mut Tx, kept: i64, gone: i64, now: Time) -> Result<(), DbError> {
-    alone(tx).await?;
-    // Lines and refunds follow their orders.
-    let lines = "UPDATE order_line SET contact_id = $2 WHERE contact_id = $1 AND order_id IN \
-                 (SELECT id FROM orders WHERE contact_id = $1 AND known_as = $2)";
-    tx.execute(lines, args![kept, gone]).await?;
-    let refunds = "UPDATE order_refund SET contact_id = $2 WHERE contact_id = $1 AND order_key IN \
-                   (SELECT order_key FROM orders WHERE contact_id = $1 AND known_as = $2)";
-    tx.execute(refunds, args![kept, gone]).await?;
-    for table in tables(tx).await?.iter().filter(|table| !matches!(table.as_str(), "order_line" | "order_refund")) {
-        tx.execute(&format!("UPDATE {table} SET contact_id = $2 WHERE contact_id = $1 AND known_as = $2"), args![kept, gone]).await?;
-    }
-    record_orders::add_up(tx, &BTreeSet::from([kept, gone]), now).await
-}
-
-/// The tables that say whose something is.
-async fn tables(tx: &mut Tx) -> Result<Vec<String>, DbError> {
-    let mut tables: Vec<String> = sql::event_tables(tx).await?;
-    tables.extend(["orders", "order_line", "order_refund"].map(str::to_owned));
-    Ok(tables)
 }
 
 /// Forgets what somebody did: their events go, also of kinds that are declared no more. Their orders stay as nobody's,

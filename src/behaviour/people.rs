@@ -1,10 +1,10 @@
 //! Who is meant: the one place that looks people up for orders and events.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Who, sql};
-use crate::db::{DbError, Rows, Tx};
+use crate::contact::identity::{self, Kind, Resolved};
+use crate::db::{DbError, Dialect, Rows, Tx};
 
 /// A contact that was named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,15 +19,16 @@ pub struct Person {
 const NOBODY: &str = "nobody is known by this";
 
 /// Looks up whom `who` names, in their order: by address, and where that is unknown or absent, by the number in the
-/// sender's system. The rows found cannot be erased before this transaction ends.
+/// sender's system; further identities count, and merges are followed ([`identity::resolve_many`]). The rows found cannot
+/// be erased before this transaction ends, nor can anybody be merged.
 ///
-/// A reason instead of a person says why there is none, without naming anybody.
+/// A reason instead of a person says why there is none; where it names somebody, then masked.
 pub async fn resolve(tx: &mut Tx, who: &[&Who]) -> Result<Vec<Result<Person, String>>, DbError> {
     let addresses: BTreeSet<&str> = who.iter().filter_map(|who| who.address.as_ref().map(|address| address.key())).collect();
-    let by_address = look_up(tx, "email_key", &addresses).await?;
+    let by_address = look_up(tx, Kind::Email, &addresses).await?;
     let known = |who: &Who| who.address.as_ref().is_some_and(|address| by_address.contains_key(address.key()));
     let numbers: BTreeSet<&str> = who.iter().filter(|who| !known(who)).filter_map(|who| who.external_id.as_deref()).collect();
-    let by_number = look_up(tx, "external_id", &numbers).await?;
+    let by_number = look_up(tx, Kind::ExternalId, &numbers).await?;
     Ok(who
         .iter()
         .map(|who| {
@@ -35,10 +36,8 @@ pub async fn resolve(tx: &mut Tx, who: &[&Who]) -> Result<Vec<Result<Person, Str
                 Some(address) if by_address.contains_key(address.key()) => by_address.get(address.key()),
                 _ => who.external_id.as_deref().and_then(|number| by_number.get(number)),
             };
-            match found.map(Vec::as_slice) {
-                Some([person]) => Ok(*person),
-                Some(several) if several.iter().all(|person| person.contact_id == several[0].contact_id) => Ok(several[0]),
-                Some(several) => Err(format!("{} contacts have this `external_id`: name the address", several.len())),
+            match found {
+                Some(found) => found.clone(),
                 None if who.is_empty() => Err("no person is named: `email` or `external_id`".to_owned()),
                 None if who.address.is_some() => Err(format!("{NOBODY} `email`")),
                 None => Err(format!("{NOBODY} `external_id`")),
@@ -47,21 +46,39 @@ pub async fn resolve(tx: &mut Tx, who: &[&Who]) -> Result<Vec<Result<Person, Str
         .collect())
 }
 
-/// The contacts by a value of one column. Several of one value are in the order of their ids.
-async fn look_up<'a>(tx: &mut Tx, column: &str, values: &BTreeSet<&'a str>) -> Result<HashMap<&'a str, Vec<Person>>, DbError> {
-    let values: Vec<&str> = values.iter().copied().collect();
-    let mut found: BTreeMap<usize, Vec<Person>> = BTreeMap::new();
-    if !values.is_empty() {
-        let rows = Rows::new().i64("n", 0..values.len() as i64).shared("k", values.iter().map(|value| Arc::from(*value)));
-        for row in tx.bulk_fetch(&sql::people_by(column, tx.dialect()), Vec::new(), rows).await? {
-            let index = usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX);
-            let known_as: i64 = row.get(1)?;
-            let person = Person { contact_id: row.get::<Option<i64>>(2)?.unwrap_or(known_as), known_as };
-            found.entry(index).or_default().push(person);
+/// The person of each value, or why none can be told; unknown values are left out.
+async fn look_up<'a>(tx: &mut Tx, kind: Kind, values: &BTreeSet<&'a str>) -> Result<HashMap<&'a str, Result<Person, String>>, DbError> {
+    if values.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let asked: Vec<(Kind, &str)> = values.iter().map(|value| (kind, *value)).collect();
+    let resolved = identity::resolve_many(tx, &asked).await?;
+    let found = resolved.iter().filter_map(|resolved| match resolved {
+        Resolved::Person(person) => Some(person.known_as),
+        _ => None,
+    });
+    let held = hold(tx, found.collect()).await?;
+    let mut out = HashMap::with_capacity(values.len());
+    for (value, resolved) in values.iter().zip(resolved) {
+        match resolved {
+            Resolved::Person(identity::Person { contact_id, known_as }) if held.contains(&known_as) => {
+                out.insert(*value, Ok(Person { contact_id, known_as }));
+            }
+            Resolved::Ambiguous(contacts) => {
+                let text = identity::describe_ambiguity(tx, kind, value, &contacts).await?;
+                out.insert(*value, Err(text.lines().next().unwrap_or_default().to_owned()));
+            }
+            Resolved::Person(_) | Resolved::Unknown => {}
         }
     }
-    for people in found.values_mut() {
-        people.sort_by_key(|person| person.known_as);
+    Ok(out)
+}
+
+/// Keeps contacts from being erased until this transaction ends; answers those that are there.
+async fn hold(tx: &mut Tx, contacts: BTreeSet<i64>) -> Result<BTreeSet<i64>, DbError> {
+    if tx.dialect() == Dialect::Sqlite {
+        return Ok(contacts);
     }
-    Ok(found.into_iter().filter_map(|(index, people)| Some((*values.get(index)?, people))).collect())
+    let rows = tx.bulk_fetch(sql::HOLD_PEOPLE, Vec::new(), Rows::new().i64("id", contacts)).await?;
+    rows.iter().map(|row| row.get(0)).collect()
 }

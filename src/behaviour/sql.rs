@@ -2,7 +2,7 @@
 //! of events; and the one that tells tracking whose orders changed.
 
 use super::EventSchema;
-use crate::db::{Connection, DbError, Dialect};
+use crate::db::{Connection, DbError};
 
 /// Kinds of events that were ever declared, by name.
 pub async fn event_types(db: &mut impl Connection) -> Result<Vec<String>, DbError> {
@@ -14,15 +14,9 @@ pub async fn event_tables(db: &mut impl Connection) -> Result<Vec<String>, DbErr
     Ok(event_types(db).await?.iter().map(|name| format!("did_{name}")).collect())
 }
 
-/// Which contacts have one of `{rows}` (`n`, `k`) in `column`: `n`, id, and whom they were merged into. On PostgreSQL
-/// they are held against an erasure.
-pub(super) fn people_by(column: &str, dialect: Dialect) -> String {
-    let held = match dialect {
-        Dialect::Sqlite => "",
-        Dialect::Postgres => " ORDER BY c.id FOR KEY SHARE OF c",
-    };
-    format!("SELECT v.n, c.id, c.merged_into FROM {{rows}} CROSS JOIN contact c WHERE c.{column} = v.k{held}")
-}
+/// Holds the contacts `{rows}` (`id`) against an erasure, on PostgreSQL; answers those that are there.
+pub(super) const HOLD_PEOPLE: &str =
+    "SELECT c.id FROM {rows} CROSS JOIN contact c WHERE c.id = v.id ORDER BY c.id FOR KEY SHARE OF c";
 
 /// Adds those of `{rows}` that are not there; `$1` is now.
 pub(super) fn insert_events(event: &EventSchema) -> String {

@@ -19,9 +19,9 @@ const SHOWN: i64 = 100;
 
 /// Making two contacts one person.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "GONE keeps its address, its mails and its entries in the ledger, and gets no more mail; what it ordered\n\
-    and did counts for KEEP. Empty fields of KEEP are filled from it. Its consent is of its own address and is not\n\
-    carried over; what it withdrew holds for KEEP, too. docs/identities.md tells more.\n\n\
+#[command(after_help = "GONE keeps its address, its mails and its entries in the ledger, and gets no more mail. What\n\
+    it ordered and did counts for KEEP, whose empty fields are filled from it. Its consent is of its\n\
+    own address and is not carried over; what it withdrew holds for KEEP, too (docs/identities.md).\n\n\
     Examples:\n  optin contact merge mei@leaf.example mei@tea.example --source 'she wrote us' --dry-run\n  \
     optin contact merge mei@leaf.example mei@tea.example --source 'she wrote us'")]
 pub(super) struct Merge {
@@ -126,7 +126,7 @@ impl Merge {
         let rules = TrackingRules::new(&instance.config.consent);
         let mut tx = instance.db.begin().await?;
         // Nobody is merged, and no order comes in, between the look and the merge.
-        contacts::hold_all(&mut tx).await?;
+        merge::hold(&mut tx).await?;
         let kept = contact_by_email(&instance, &self.keep).await?;
         let gone = contact_by_email(&instance, &self.gone).await?;
         let done = match merge::merge(&mut tx, &instance.schema, &rules, id, &kept, &gone, self.source.trim(), now).await {
@@ -200,7 +200,7 @@ impl Unmerge {
         let now = context.clock.now();
         let rules = TrackingRules::new(&instance.config.consent);
         let mut tx = instance.db.begin().await?;
-        contacts::hold_all(&mut tx).await?;
+        merge::hold(&mut tx).await?;
         let Some(merge) = contacts::by_id(&mut tx, merge.id).await?.filter(|merge| merge.undone_at.is_none()) else {
             tx.rollback().await?;
             return refused("that merge was undone meanwhile");

@@ -98,11 +98,11 @@ async fn erase_one(
     // The row itself before its traces: an outcome that is written meanwhile finds nobody.
     contact::care::erase(tx, contact.id).await?;
     contact::identity::forget(tx, contact.id, None).await?;
-    contact::merge::forget(tx, contact.id, entropy.id(now)).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
     segment::history::forget_contact(tx, contact.id).await?;
     behaviour::ops::forget_contact(tx, contact.id, entropy, now).await?;
+    contact::merge::forget(tx, contact.id, entropy.id(now)).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;
     Ok(Erased { suppressed, deliveries: numbers.len() })
 }

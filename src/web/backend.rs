@@ -126,6 +126,9 @@ impl Permission for Consents {
                 evidence: Some(consent::ops::evidence(&self.instance.entropy, proof)),
                 ..self.event(act, topic_id, Action::Confirmed)
             };
+            if contact::merge::merged_into(tx, act.contact_id).await?.is_some() {
+                merge::hold(tx).await?;
+            }
             let made_at = link.expires.plus(-i64::from(self.instance.config.consent.confirm_days) * DAY);
             Ok(match consent::ops::confirm(tx, event, made_at, act.at).await? {
                 consent::ops::Confirmation::Confirmed => {

@@ -86,6 +86,7 @@ pub struct App {
 struct Served {
     app: App,
     metrics: metrics::Metrics,
+    visits: public::beacon::Visits,
 }
 
 impl std::ops::Deref for Served {
@@ -108,7 +109,7 @@ pub struct Pages {
 /// Every address we answer.
 pub fn router(app: App) -> Pages {
     let metrics = metrics::Metrics::new(app.clock.now());
-    let app = Arc::new(Served { app, metrics });
+    let app = Arc::new(Served { app, metrics, visits: public::beacon::Visits::default() });
     let mut routes: Router<Shared> = Router::new()
         .route("/", get(public::home))
         .route("/robots.txt", get(public::robots))
@@ -127,8 +128,8 @@ pub fn router(app: App) -> Pages {
         .route("/r/{token}", get(public::rights::page).post(public::rights::submit))
         .route("/s/{token}", get(public::confirm::page).post(public::confirm::submit))
         .fallback(public::not_found);
-    if app.instance.is_some() {
-        routes = routes.merge(public::subscribe::routes());
+    if let Some(instance) = &app.instance {
+        routes = routes.merge(public::subscribe::routes()).merge(public::beacon::routes(instance));
     }
     if app.intake.is_some() {
         routes = routes.merge(api::routes());

@@ -49,6 +49,10 @@ impl Tracked {
         }
         let (token, encoded) = path.strip_prefix("/c/")?.split_once('/')?;
         let (whose, link, target) = verify(app, token, encoded)?;
+        let target = match whose {
+            Whose::Delivery(delivery_id) => public::beacon::lead(app, target, delivery_id),
+            Whose::Run(_) => target,
+        };
         let Some(location) = location(&target) else {
             tracing::warn!(?whose, link, "a tracked link leads to no web address, check the campaign's links");
             return None;

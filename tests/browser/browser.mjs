@@ -11,7 +11,7 @@ const PATIENCE = 20_000;
 const MOST_STOPS = 120;
 export const SIZES = { phone: { width: 320, height: 640 }, desk: { width: 1280, height: 900 } };
 
-function chromium() {
+export function chromium() {
   for (const name of ["chromium", "chromium-browser", "google-chrome"])
     for (const folder of (process.env.PATH ?? "").split(":")) {
       const file = path.join(folder, name);

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use optin::args;
 use optin::behaviour::import::{Counts, Import, Options, Outcome};
+use optin::behaviour::merge;
 use optin::behaviour::money::Money;
 use optin::behaviour::ops::{self, Recorded, Recording, ensure_tables};
 use optin::behaviour::read::Reader;
@@ -104,7 +105,8 @@ impl World {
         let mut orders: Vec<_> =
             orders.iter().map(|row| (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap(), row.get(3).unwrap())).collect();
         orders.sort();
-        let totals = self.db.fetch_all("SELECT c.email, t.orders, t.amount FROM contact c JOIN order_total t ON t.contact_id = c.id", args![]);
+        let totals =
+            self.db.fetch_all("SELECT c.email, t.orders, t.amount FROM contact c JOIN order_total t ON t.contact_id = c.id", args![]);
         let mut totals: Vec<_> =
             totals.await.unwrap().iter().map(|row| (row.get(0).unwrap(), row.get(1).unwrap(), row.get(2).unwrap())).collect();
         totals.sort();
@@ -120,7 +122,8 @@ impl World {
              LEFT JOIN order_total t ON t.contact_id = s.contact_id
              WHERE t.contact_id IS NULL OR t.orders <> s.orders OR t.amount <> s.amount OR t.first_at <> s.first_at OR t.last_at <> s.last_at";
         assert_eq!(self.number(wrong).await, 0, "totals");
-        let alone = "SELECT COUNT(*) FROM order_total t WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.contact_id = t.contact_id AND NOT o.void)";
+        let alone =
+            "SELECT COUNT(*) FROM order_total t WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.contact_id = t.contact_id AND NOT o.void)";
         assert_eq!(self.number(alone).await, 0, "totals of nobody");
         let lines = "SELECT COUNT(*) FROM order_line l JOIN orders o ON o.id = l.order_id WHERE l.contact_id <> o.contact_id OR l.at <> o.at OR (o.void AND NOT l.refunded)";
         assert_eq!(self.number(lines).await, 0, "lines");
@@ -385,7 +388,7 @@ on_each_database! {
         let id = |number: &str| format!("SELECT id FROM contact WHERE external_id = '{number}'");
         let (mei, joe) = (world.number(&id("17")).await, world.number(&id("18")).await);
         let mut tx = world.db.begin().await.unwrap();
-        ops::merge(&mut tx, mei, joe, NOW).await.unwrap();
+        merge::move_rows(&mut tx, joe, mei, &[joe], NOW).await.unwrap();
         tx.execute("UPDATE contact SET merged_into = $1 WHERE id = $2", args![mei, joe]).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(world.state().await.1, [("mei@tea.example".to_owned(), 2, 508_500)]);
@@ -394,7 +397,7 @@ on_each_database! {
         world.events(&[json!({ "id": "2", "type": "visit", "external_id": "18", "at": "2026-09-01" })]).await;
         assert_eq!(world.number(&format!("SELECT COUNT(*) FROM did_visit WHERE contact_id = {mei} AND known_as = {joe}")).await, 2);
         let mut tx = world.db.begin().await.unwrap();
-        ops::unmerge(&mut tx, mei, joe, NOW).await.unwrap();
+        merge::move_rows(&mut tx, mei, joe, &[joe], NOW).await.unwrap();
         tx.execute("UPDATE contact SET merged_into = NULL WHERE id = $1", args![joe]).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(world.state().await, before);

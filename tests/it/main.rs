@@ -7,6 +7,7 @@ mod support;
 mod addresses;
 mod api_subscriptions;
 mod attribution;
+mod beacon;
 mod behaviour;
 mod browser;
 mod campaign;

@@ -1,5 +1,6 @@
 //! Recipients' pages.
 
+pub(super) mod beacon;
 mod choices;
 pub(super) mod confirm;
 mod fields;
