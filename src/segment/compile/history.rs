@@ -126,7 +126,7 @@ impl Compiler<'_> {
             }
             Leaf::Did { event, filter, within, at_least } => Some(self.did(event, filter.as_deref(), *within, *at_least)),
             Leaf::Ordered { within, product, category, at_least, together } => {
-                Some(self.ordered(*within, product.as_deref(), category.as_deref(), *at_least, together))
+                Some(self.ordered(*within, product.as_deref(), category.as_deref(), *at_least, together, as_set))
             }
             _ => None,
         }
