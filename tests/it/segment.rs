@@ -423,7 +423,6 @@ fn on_events() -> BoxedStrategy<String> {
         (operator(), number()).prop_map(|(op, value)| format!("duration {op} {value}")),
         select(vec!["mobile", "not mobile", "mobile != true", "duration is set"]).prop_map(str::to_owned),
         (operator(), date(2026)).prop_map(|(op, value)| format!("day {op} {value}")),
-        stretch().prop_map(|stretch| format!("day {stretch}")),
     ];
     let filter = condition.prop_recursive(2, 6, 3, |inner| {
         prop_oneof![
