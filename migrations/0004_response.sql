@@ -30,16 +30,25 @@ CREATE INDEX contact_merge_gone ON contact_merge (gone_id);
 -- behaviour/ ----------------------------------------------------------------------------------
 -- Kinds of events that were ever declared. Each has a table of its own, `did_NAME`, added when the
 -- configuration declares it: id, event_key (the sender's id, unique), contact_id, known_as (whom the sender
--- named, before merges), at, recorded_at, and a typed column a declared property (as attributes of contacts).
+-- named, before merges), at, recorded_at, revision, and a typed column a declared property (as attributes of contacts).
 CREATE TABLE event_type (
   name TEXT NOT NULL,
   since BIGINT NOT NULL,
   PRIMARY KEY (name)
 ) /* clustered */;
+-- Events that their sender took back, so that one that arrives late does not come in. `key` is the SHA-256 of kind
+-- and sender's id, in hex: it stays where a person is erased.
+CREATE TABLE event_retracted (
+  key TEXT NOT NULL,
+  revision BIGINT NOT NULL,
+  at BIGINT NOT NULL,
+  PRIMARY KEY (key)
+) /* clustered */;
 
 -- Amounts are ten-thousandths of a unit of the instance's currency, less what was refunded. `refunded` is what
 -- was given back; an order whose lines are all refunded is `void` and counts nowhere. `currency` and `rate` are
--- those of the day it was recorded.
+-- those of the day it was recorded. `digest` is of all that the sender said; of two statements the one with the
+-- higher `revision` holds. Nobody's orders (of people who were erased) have 0 as contact.
 CREATE TABLE orders (
   id BIGINT PRIMARY KEY,
   order_key TEXT NOT NULL,
@@ -52,6 +61,7 @@ CREATE TABLE orders (
   currency TEXT NOT NULL,
   rate DOUBLE PRECISION NOT NULL,
   digest TEXT NOT NULL,
+  revision BIGINT NOT NULL,
   recorded_at BIGINT NOT NULL
 );
 CREATE UNIQUE INDEX orders_key ON orders (order_key);
@@ -59,7 +69,9 @@ CREATE INDEX orders_contact ON orders (contact_id, at, amount) WHERE NOT void;
 CREATE INDEX orders_at ON orders (at, contact_id, amount) WHERE NOT void;
 CREATE INDEX orders_known_as ON orders (known_as);
 
--- Lines of orders that are not refunded, with their order's person and time.
+-- Lines of orders, with their order's person and time. `paid` is what was paid at first (negative for a return),
+-- `given_back` what the line itself says was refunded; `amount` is what is left after all refunds. `refunded`: nothing
+-- is left, or it is a return.
 CREATE TABLE order_line (
   order_id BIGINT NOT NULL,
   line BIGINT NOT NULL,
@@ -69,6 +81,8 @@ CREATE TABLE order_line (
   product TEXT,
   category TEXT,
   quantity DOUBLE PRECISION NOT NULL,
+  paid BIGINT NOT NULL,
+  given_back BIGINT NOT NULL,
   amount BIGINT NOT NULL,
   refunded BOOLEAN NOT NULL,
   PRIMARY KEY (order_id, line)
@@ -76,6 +90,25 @@ CREATE TABLE order_line (
 CREATE INDEX order_line_product ON order_line ((COALESCE(product_id, product)), at, contact_id, order_id, amount) WHERE NOT refunded;
 CREATE INDEX order_line_category ON order_line (category, at, contact_id, order_id, amount) WHERE NOT refunded;
 CREATE INDEX order_line_contact ON order_line (contact_id);
+
+-- Refunds that came by themselves, also those whose order has not come yet. `amount` is in ten-thousandths of a unit
+-- of `currency` (empty: that of the order); NULL is all of the product, or of the order.
+CREATE TABLE order_refund (
+  refund_key TEXT NOT NULL,
+  order_key TEXT NOT NULL,
+  contact_id BIGINT NOT NULL,
+  at BIGINT NOT NULL,
+  product_id TEXT,
+  product TEXT,
+  amount BIGINT,
+  currency TEXT NOT NULL,
+  rate DOUBLE PRECISION NOT NULL,
+  revision BIGINT NOT NULL,
+  recorded_at BIGINT NOT NULL,
+  PRIMARY KEY (refund_key)
+) /* clustered */;
+CREATE INDEX order_refund_order ON order_refund (order_key);
+CREATE INDEX order_refund_contact ON order_refund (contact_id);
 
 -- All orders of a person, added up as they come (those that are void left out).
 CREATE TABLE order_total (
@@ -242,7 +275,8 @@ CREATE TABLE engagement (
   PRIMARY KEY (topic_id, contact_id)
 ) /* clustered */;
 CREATE INDEX engagement_contact ON engagement (contact_id);
--- People whose engagement or conversions have to be computed again.
+-- People whose engagement or conversions have to be computed again: written by behaviour and tracking, emptied by
+-- tracking.
 CREATE TABLE engagement_due (
   contact_id BIGINT PRIMARY KEY,
   since BIGINT NOT NULL

@@ -1,11 +1,14 @@
 //! A checked instance: everything the files say, proven across rooms, with its database, clock and
 //! keys. Worker, pages and commands receive this.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::behaviour::money::Money;
+use crate::behaviour::{self, EventSchema};
 use crate::campaign::ops::Timing;
 use crate::campaign::{Definition, schedule};
 use crate::clock::{Clock, Time};
@@ -53,6 +56,8 @@ pub struct Instance {
     pub schema: Schema,
     /// What segment rules may speak of.
     pub catalog: Arc<Catalog>,
+    /// Declared kinds of events, each with a table.
+    pub events: Arc<BTreeMap<String, EventSchema>>,
 }
 
 /// Why an instance does not start.
@@ -106,6 +111,8 @@ impl Instance {
         let lease = std::time::Duration::from_secs(config.delivery.lease_seconds.into());
         let db = Db::open(&config.database_url.value, OpenOptions { lease: Some(lease), ..options }).await?;
         contact::ops::ensure_columns(&db, &schema).await?;
+        let events = EventSchema::all(&config.events);
+        behaviour::ops::ensure_tables(&db, &events, clock.now()).await?;
         let catalog = Arc::new(Catalog::new(&config));
         let providers = Arc::new(Providers::new(&config.providers));
         providers.remember(mx::load(&db).await?);
@@ -122,6 +129,7 @@ impl Instance {
             signers: Arc::new(signers),
             schema,
             catalog,
+            events: Arc::new(events),
         })
     }
 
@@ -146,6 +154,11 @@ impl Instance {
     /// The keys under which erased addresses are remembered.
     pub fn digests(&self) -> Digests {
         Digests::new(&self.keys)
+    }
+
+    /// The currency of amounts, and what others are worth.
+    pub fn money(&self) -> Money {
+        Money::new(&self.config.behaviour)
     }
 
     /// Accepts transactional messages.

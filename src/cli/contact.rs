@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::contact_data::{Change, Erase, Export};
-use super::out::{Outcome, shown, table};
+use super::out::{Outcome, counted, shown, table};
 use super::{Context, contact_by_email};
+use crate::behaviour::{self, money};
 use crate::consent::{self, ALL_TOPICS, Frequency, TopicState};
 use crate::contact::{Contact, field};
 use crate::report;
@@ -21,7 +22,7 @@ pub struct ContactCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Fields, topics, suppression and the latest mails and hits.
+    /// Fields, topics, suppression, orders and the latest mails, hits and events.
     #[command(after_help = "Examples:\n  optin contact show mei@tea.example\n  optin contact show mei@tea.example --json")]
     Show {
         /// The address.
@@ -51,6 +52,7 @@ impl ContactCommand {
         let choices = consent::ops::choices(db, contact.id).await?;
         let suppression = consent::ops::suppression(&instance.db, &contact.email_key).await?;
         let coupons = consent::coupons::of_contact(db, contact.id).await?;
+        let orders = behaviour::person::total(db, contact.id).await?;
         let recent = report::recent(db, contact.id, RECENT).await?;
         let topics: Vec<_> = states.iter().map(topic_of).collect();
         if context.out.json {
@@ -63,6 +65,13 @@ impl ContactCommand {
                 "suppressed": suppression.is_some(),
                 "suppression": suppression.as_ref().map(super::suppression::shown_entry),
                 "scores": {},
+                "orders": orders.map(|total| json!({
+                    "count": total.orders,
+                    "amount": money::units(total.amount),
+                    "currency": instance.config.behaviour.currency,
+                    "first_at": total.first_at.to_string(),
+                    "last_at": total.last_at.to_string(),
+                })),
                 "coupons": coupons
                     .iter()
                     .map(|given| json!({ "pool": given.pool, "code": given.code, "at": given.at.to_string() }))
@@ -81,6 +90,16 @@ impl ContactCommand {
         }
         if let Some(entry) = suppression {
             context.out.data(format!("\n{}", super::suppression::sentence(&entry)));
+        }
+        if let Some(total) = orders {
+            context.out.data(format!(
+                "\n{}, {} {} together; the first on {}, the last on {} UTC",
+                counted(total.orders, "order"),
+                money::shown(total.amount),
+                instance.config.behaviour.currency,
+                shown(&total.first_at.to_string()),
+                shown(&total.last_at.to_string())
+            ));
         }
         for given in coupons {
             context.out.data(format!("\ncoupon {} of `{}`, given on {} UTC", given.code, given.pool, shown(&given.at.to_string())));

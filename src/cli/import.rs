@@ -1,4 +1,4 @@
-//! `optin import contacts|suppressions FILE`
+//! `optin import contacts|orders|events|suppressions FILE`
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use crate::consent::welcome;
 use crate::contact::import::{AfterBatch, Import as ContactImport, ImportOptions, ImportedRow};
 use crate::db::{DbError, Tx};
 
-/// Brings in contacts or suppressions from a file.
+/// Brings in contacts, orders, events or suppressions from a file.
 #[derive(Debug, clap::Args)]
 pub struct Import {
     #[command(subcommand)]
@@ -38,6 +38,12 @@ enum What {
         optin import contacts buyers.csv --topic tea-letter --consent confirmed \\\n      \
         --basis implied --until 2028-05-01 --source 'purchases of May 2026'")]
     Contacts(Contacts),
+    /// Orders from a CSV file: lines with one `order_id` are one order, wherever they stand in the file.
+    #[command(after_help = super::import_behaviour::ORDERS_HELP)]
+    Orders(super::import_behaviour::Orders),
+    /// Events from lines of JSON, of the kinds that events.toml declares.
+    #[command(after_help = super::import_behaviour::EVENTS_HELP)]
+    Events(super::import_behaviour::Events),
     /// Addresses, domains and hashes that get nothing: one a line, or CSV with a column of them.
     #[command(after_help = super::suppression::IMPORT_HELP)]
     Suppressions(super::suppression::ImportSuppressions),
@@ -109,6 +115,8 @@ impl Import {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         match self.what {
             What::Contacts(command) => command.run(context).await,
+            What::Orders(command) => command.run(context).await,
+            What::Events(command) => command.run(context).await,
             What::Suppressions(command) => command.run(context).await,
         }
     }
@@ -276,7 +284,7 @@ fn date(text: &str) -> Result<Time, String> {
     Time::parse(text).map_err(|_| format!("`{text}` is no date; write `2028-05-01` or `2028-05-01T00:00:00+08:00`"))
 }
 
-fn split_map(pair: &str) -> Result<(String, String), Failure> {
+pub(super) fn split_map(pair: &str) -> Result<(String, String), Failure> {
     pair.split_once('=')
         .map(|(column, field)| (column.trim().to_owned(), field.trim().to_owned()))
         .ok_or_else(|| Failure::Failed(anyhow::anyhow!("`--map {pair}` names no field\nhint: write `--map \"Column=field\"`")))

@@ -21,7 +21,7 @@ enum Action {
     /// Make a token and print it, this once.
     #[command(after_help = "Scopes: `messages` sends transactional messages and asks how they fare; `subscriptions` subscribes and\n\
         withdraws people; `contacts` reads and changes contacts; `consent` records consent that was confirmed\n\
-        elsewhere, also of people who had withdrawn.\n\
+        elsewhere, also of people who had withdrawn; `events` records events, orders and refunds.\n\
         The name says who uses it; a successor of the same name is the same client to the API.\n\n\
         Example:\n  optin token create --scope messages --name shop")]
     Create {

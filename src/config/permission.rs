@@ -82,8 +82,10 @@ pub struct Retention {
     pub hit_days: u32,
     /// Days that the data of messages is kept.
     pub message_days: u32,
-    /// Months without a sign of life (a click, an open by a human, a consent event) after which a contact is
-    /// erased.
+    /// Days that events are kept.
+    pub event_days: u32,
+    /// Months without a sign of life (a click, an open by a human, a consent event, an order, an event) after which a
+    /// contact is erased.
     pub inactive_months: u32,
     /// Days after which a contact who never confirmed is erased.
     pub unconfirmed_days: u32,
@@ -191,6 +193,7 @@ fn retention(mut section: Section<'_>, overrides: &mut Overrides<'_>, report: &m
         compact_days: number(&mut section, "compact_days", overrides, 0..=MAX_DAYS, 180, report),
         hit_days: number(&mut section, "hit_days", overrides, 0..=MAX_DAYS, 760, report),
         message_days: number(&mut section, "message_days", overrides, 0..=MAX_DAYS, 90, report),
+        event_days: number(&mut section, "event_days", overrides, 0..=MAX_DAYS, 0, report),
         inactive_months: number(&mut section, "inactive_months", overrides, 0..=120, 0, report),
         unconfirmed_days: number(&mut section, "unconfirmed_days", overrides, 0..=MAX_DAYS, 30, report),
     };

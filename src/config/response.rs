@@ -174,6 +174,10 @@ pub(super) fn events(dir: &Path, behaviour: &Behaviour, report: &mut Report) -> 
         if let (Err((message, hint)), Some(place)) = (check::attribute_name(key), &place) {
             report.at(&place.file, place.span.clone(), message, hint);
         }
+        if let Some(place) = place.as_ref().filter(|_| matches!(key, "order" | "refund")) {
+            let message = format!("`{key}` is no kind of your own");
+            report.at(&place.file, place.span.clone(), message, "orders and refunds are known by themselves: see docs/behaviour.md");
+        }
         if let Some(place) = place.as_ref().filter(|_| events.len() == MAX_EVENT_TYPES) {
             let hint = "each one is a table of the database: tell them apart by a property instead";
             report.at(&place.file, place.span.clone(), format!("more than {MAX_EVENT_TYPES} kinds of events"), hint);

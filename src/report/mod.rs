@@ -4,6 +4,7 @@ mod live;
 
 use std::collections::BTreeMap;
 
+use crate::behaviour;
 use crate::campaign::{self, Run};
 use crate::clock::Time;
 use crate::consent::{self, Tracking};
@@ -234,15 +235,15 @@ fn add(total: &mut tracking::ops::Counts, more: &tracking::ops::Counts) {
 pub struct Recent {
     /// When.
     pub at: String,
-    /// `sent`, `bounced`, `open`, `click` and so on.
+    /// `sent`, `bounced`, `open`, `click`, `order`, a kind of events, and so on.
     pub what: String,
-    /// Which campaign, or which template of messages.
+    /// Which campaign, or which template of messages; empty for what was done outside mail.
     pub campaign: String,
-    /// Reason, reply or verdict.
+    /// Reason, reply or verdict; the worth of an order, the properties of an event.
     pub detail: Option<String>,
 }
 
-/// A person's latest deliveries and hits.
+/// A person's latest deliveries, hits, orders and events.
 pub async fn recent(db: &mut impl Connection, contact_id: i64, limit: i64) -> Result<Vec<Recent>, DbError> {
     let mut found: Vec<(Time, Recent)> = Vec::new();
     for (campaign, state, reason, reply, at) in delivery::ops::of_contact(db, contact_id, limit).await? {
@@ -276,6 +277,9 @@ pub async fn recent(db: &mut impl Connection, contact_id: i64, limit: i64) -> Re
         let verdict: String = row.get(3)?;
         let detail = row.get::<Option<String>>(4)?.map_or(verdict.clone(), |url| format!("{verdict}, {url}"));
         found.push((at, Recent { at: at.to_string(), what: row.get(1)?, campaign: row.get(2)?, detail: Some(detail) }));
+    }
+    for latest in behaviour::person::latest(db, contact_id, limit).await? {
+        found.push((latest.at, Recent { at: latest.at.to_string(), what: latest.what, campaign: String::new(), detail: latest.detail }));
     }
     found.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     Ok(found.into_iter().take(limit as usize).map(|(_, recent)| recent).collect())

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::subject;
 use crate::args;
+use crate::behaviour;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::consent::suppression::{self, Digests};
@@ -73,6 +74,8 @@ pub async fn collect(db: &mut Tx, config: &Config, keys: &Keys, contact: &Contac
     put("confirmations", objects(db, CONFIRMATIONS, args![contact.id], CONFIRMATION_COLUMNS).await?);
     put("mails", mails(db, contact.id).await?);
     put("opens_and_clicks", objects(db, HITS, args![contact.id], HIT_COLUMNS).await?);
+    put("orders", behaviour::person::orders(db, contact.id).await?);
+    put("events", behaviour::person::events(db, contact.id).await?);
     put("unsubscribes", objects(db, UNSUBSCRIBES, args![contact.id], &[Moment("at"), Text("way"), Text("campaign"), Id("run")]).await?);
     put("reasons_for_leaving", objects(db, REASONS, args![contact.id], REASON_COLUMNS).await?);
     put("messages", messages(db, contact.id).await?);
@@ -117,6 +120,7 @@ fn processing(config: &Config) -> Value {
             "client_days": keeps(kept.client_days),
             "hit_days": keeps(kept.hit_days),
             "message_days": keeps(kept.message_days),
+            "event_days": keeps(kept.event_days),
             "inactive_months": keeps(kept.inactive_months),
             "unconfirmed_days": keeps(kept.unconfirmed_days),
         },

@@ -5,6 +5,7 @@
 //! mailed again, the keyed digest of the address.
 
 use super::{Kind, State, register, subject};
+use crate::behaviour;
 use crate::clock::Time;
 use crate::consent;
 use crate::consent::suppression::{self, Digests};
@@ -72,6 +73,7 @@ pub async fn erase(
     contact::care::erase(tx, contact.id).await?;
     let numbers = delivery::forget::forget_contact(tx, contact.id, entropy, now).await?;
     tracking::forget::forget_contact(tx, contact.id, &numbers).await?;
+    behaviour::ops::forget_contact(tx, contact.id, entropy, now).await?;
     record(tx, entropy, contact.id, &subject, erasure, now).await?;
     Ok(Erased { suppressed, deliveries: numbers.len() })
 }

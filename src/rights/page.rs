@@ -127,6 +127,21 @@ fn page(config: &Config, contact: &Contact, lang: Lang, data: &Value) -> Page {
             &[(words.rights_c_at, "at"), (words.rights_c_reason, "reason"), (words.rights_c_source, "source")],
         ),
         table(
+            words.rights_h_orders,
+            "orders",
+            &[
+                (words.rights_c_at, "at"),
+                (words.rights_c_order, "order_id"),
+                (words.rights_c_amount, "amount"),
+                (words.rights_c_data, "lines"),
+            ],
+        ),
+        table(
+            words.rights_h_events,
+            "events",
+            &[(words.rights_c_at, "at"), (words.rights_c_kind, "type"), (words.rights_c_data, "properties")],
+        ),
+        table(
             words.rights_h_coupons,
             "coupons",
             &[(words.rights_c_at, "given_at"), (words.rights_c_pool, "pool"), (words.rights_c_code, "code")],
@@ -215,6 +230,7 @@ fn about(config: &Config, lang: Lang) -> Section {
         days(words.rights_d_kept_client, kept.client_days),
         days(words.rights_d_kept_hits, kept.hit_days),
         days(words.rights_d_kept_messages, kept.message_days),
+        days(words.rights_d_kept_events, kept.event_days),
         days(words.rights_d_kept_unconfirmed, kept.unconfirmed_days),
         months,
         Some(words.rights_d_kept_else.to_owned()),

@@ -8,6 +8,7 @@ use super::erase::{self, Erasure};
 use super::register;
 use super::request::LINK_MS;
 use crate::args;
+use crate::behaviour;
 use crate::clock::{DAY, Time};
 use crate::config::Retention;
 use crate::consent;
@@ -40,6 +41,8 @@ pub enum Rule {
     Hits,
     /// The data of messages.
     MessageData,
+    /// What people did outside mail, but for orders.
+    Events,
     /// People who never confirmed.
     Unconfirmed,
     /// People of whom nothing was heard.
@@ -48,7 +51,8 @@ pub enum Rule {
 
 impl Rule {
     /// In the order in which they run: people last, so that what is counted before is not gone with them.
-    pub const ALL: [Rule; 6] = [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Unconfirmed, Rule::Inactive];
+    pub const ALL: [Rule; 7] =
+        [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Events, Rule::Unconfirmed, Rule::Inactive];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Rule {
             Rule::LedgerClients => "ledger_clients",
             Rule::Hits => "hits",
             Rule::MessageData => "message_data",
+            Rule::Events => "events",
             Rule::Unconfirmed => "unconfirmed",
             Rule::Inactive => "inactive",
         }
@@ -68,6 +73,7 @@ impl Rule {
             Rule::HitClients | Rule::LedgerClients => "client_days",
             Rule::Hits => "hit_days",
             Rule::MessageData => "message_days",
+            Rule::Events => "event_days",
             Rule::Unconfirmed => "unconfirmed_days",
             Rule::Inactive => "inactive_months",
         }
@@ -79,6 +85,7 @@ impl Rule {
             Rule::HitClients | Rule::LedgerClients => kept.client_days,
             Rule::Hits => kept.hit_days,
             Rule::MessageData => kept.message_days,
+            Rule::Events => kept.event_days,
             Rule::Unconfirmed => kept.unconfirmed_days,
             Rule::Inactive => {
                 let months = i32::try_from(kept.inactive_months).ok().filter(|months| *months > 0)?;
@@ -192,13 +199,16 @@ async fn block(
         Rule::HitClients => hits::old_hits(db, Old::WithClient, after, before, BLOCK).await,
         Rule::Hits => hits::old_hits(db, Old::All, after, before, BLOCK).await,
         Rule::MessageData => delivery::forget::full_messages(db, after, before, BLOCK).await,
-        Rule::LedgerClients => Ok(Vec::new()),
+        Rule::LedgerClients | Rule::Events => Ok(Vec::new()),
         Rule::Unconfirmed => people(db, UNCONFIRMED, args![after, before]).await,
         Rule::Inactive => {
             // Whoever goes as unconfirmed is counted there.
             let unconfirmed = Rule::Unconfirmed.before(kept, now).unwrap_or(Time::from_millis(0));
             // `$2` is this rule's moment, `$3` the other's.
-            let rule = INACTIVE.replace("UNCONFIRMED_RULE", &UNCONFIRMED.replace("$2", "$3"));
+            let mut rule = INACTIVE.replace("UNCONFIRMED_RULE", &UNCONFIRMED.replace("$2", "$3"));
+            for table in behaviour::sql::event_tables(db).await? {
+                rule.push_str(&format!(" AND NOT EXISTS (SELECT 1 FROM {table} v WHERE v.contact_id = c.id AND v.at >= $2)"));
+            }
             people(db, &rule, args![after, before, unconfirmed]).await
         }
     }
@@ -210,7 +220,7 @@ async fn people(db: &mut impl Connection, rule: &str, args: crate::db::Args) -> 
 }
 
 /// Asked for something before `$2`, confirmed nothing, and is known for nothing else: no other standing, no
-/// message of anybody's shop, no number in another system.
+/// message of anybody's shop, no number in another system, no order.
 const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
    AND EXISTS (SELECT 1 FROM topic t JOIN subscription s ON s.topic_id = t.id AND s.contact_id = c.id WHERE s.standing = 'pending')
    AND NOT EXISTS (
@@ -218,15 +228,17 @@ const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
      WHERE s.standing <> 'pending'
    )
    AND NOT EXISTS (SELECT 1 FROM consent_event e WHERE e.contact_id = c.id AND (e.at >= $2 OR e.action IN ('granted', 'confirmed')))
-   AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.kind = 'transactional')";
+   AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.kind = 'transactional')
+   AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id)";
 
 /// Known since before `$2`, and no sign of life since: no click and no open by a human, no entry of the
-/// ledger, no message. Who is unconfirmed (before `$3`) is another rule's.
+/// ledger, no message, no order, no event. Who is unconfirmed (before `$3`) is another rule's.
 const INACTIVE: &str = "c.created_at < $2
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'click' AND h.at >= $2 AND h.verdict = 'human')
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'open' AND h.at >= $2 AND h.verdict = 'human')
    AND NOT EXISTS (SELECT 1 FROM consent_event e WHERE e.contact_id = c.id AND e.at >= $2)
    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.created_at >= $2)
+   AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id AND o.last_at >= $2)
    AND NOT (UNCONFIRMED_RULE)";
 
 /// Counts what a rule is about.
@@ -234,6 +246,9 @@ async fn look(with: &Housekeeping<'_>, rule: Rule, before: Time, now: Time) -> R
     let db = &mut with.db.clone();
     if rule == Rule::LedgerClients {
         return Ok((consent::forget::count_origins(db, before).await?.unsigned_abs(), Vec::new()));
+    }
+    if rule == Rule::Events {
+        return Ok((behaviour::ops::count_old_events(db, before).await?, Vec::new()));
     }
     let (mut after, mut count, mut contacts) = (0, 0, Vec::new());
     loop {
@@ -253,6 +268,9 @@ async fn apply(with: &Housekeeping<'_>, rule: Rule, before: Time, now: Time) -> 
         let expired = consent::ops::expire_origins(&mut tx, before, now).await?;
         tx.commit().await?;
         return Ok((expired, Vec::new()));
+    }
+    if rule == Rule::Events {
+        return Ok((behaviour::ops::drop_old_events(with.db, before, BLOCK).await?, Vec::new()));
     }
     let (mut after, mut count, mut examples) = (0, 0, Vec::new());
     loop {
@@ -282,7 +300,7 @@ async fn remove(with: &Housekeeping<'_>, tx: &mut Tx, rule: Rule, found: &[(i64,
         Rule::HitClients => hits::drop_old(tx, Old::WithClient, &ids).await,
         Rule::Hits => hits::drop_old(tx, Old::All, &ids).await,
         Rule::MessageData => delivery::forget::empty(tx, &ids).await,
-        Rule::LedgerClients => Ok(0),
+        Rule::LedgerClients | Rule::Events => Ok(0),
         Rule::Unconfirmed | Rule::Inactive => {
             let source = format!("retention {}", rule.as_str());
             let erasure = Erasure { source: &source, note: None, keep_out: false, demanded: false, days: 0 };

@@ -6,6 +6,8 @@ mod support;
 
 mod addresses;
 mod api_subscriptions;
+mod behaviour;
+mod behaviour_corpora;
 mod browser;
 mod campaign;
 mod check;

@@ -198,7 +198,7 @@ on_each_database! {
         let digest: String = db.fetch_one("SELECT digest FROM api_token", Vec::new()).await.unwrap().get(0).unwrap();
         assert!(!digest.contains(&token[6..]) && digest.len() == 64);
         // Another scope, as a later version may have given.
-        db.execute("UPDATE api_token SET scopes = 'events'", Vec::new()).await.unwrap();
+        db.execute("UPDATE api_token SET scopes = 'later'", Vec::new()).await.unwrap();
         let (status, answer) = post(&shop, token, None, &order("mei@tea.example"));
         assert_eq!((status, &answer["error"]["code"]), (403, &json!("forbidden")));
         shop.optin(&["token", "revoke", made["id"].as_str().unwrap()]).exits(0);

@@ -8,7 +8,7 @@ use optin::clock::{DAY, HOUR, Time};
 use optin::behaviour::EventSchema;
 use optin::config::{AttributeType, EngagementSettings};
 use optin::contact::{AttributeValue, Date, Schema, sql::bind_value};
-use optin::db::{Db, Dialect, Value};
+use optin::db::{Db, Value};
 use optin::entropy::Entropy;
 use optin::segment::{self, Catalog, Person, Rule};
 use proptest::prelude::*;
@@ -560,33 +560,7 @@ const TABLES: &[&str] = &[
 
 /// Tables of events, as the configuration declares them.
 async fn ensure_events(db: &Db, catalog: &Catalog) {
-    let (id, text, number) = match db.dialect() {
-        Dialect::Sqlite => ("INTEGER", "TEXT", "DOUBLE"),
-        Dialect::Postgres => ("BIGINT", "TEXT COLLATE \"C\"", "DOUBLE PRECISION"),
-    };
-    for event in catalog.events.values() {
-        let properties: String = event
-            .properties
-            .iter()
-            .map(|(name, kind)| {
-                let stored = match kind {
-                    AttributeType::Text | AttributeType::List => text,
-                    AttributeType::Number => number,
-                    AttributeType::Boolean => "BOOLEAN",
-                    AttributeType::Date => "BIGINT",
-                };
-                format!(", {} {stored}", event.column(name).unwrap())
-            })
-            .collect();
-        let table = event.table();
-        let statement = format!(
-            "CREATE TABLE {table} (id {id} PRIMARY KEY, event_key TEXT NOT NULL, contact_id BIGINT NOT NULL, known_as BIGINT NOT NULL, \
-             at BIGINT NOT NULL, recorded_at BIGINT NOT NULL{properties})"
-        );
-        db.execute(&statement, args![]).await.unwrap();
-        db.execute(&format!("CREATE INDEX {table}_contact ON {table} (contact_id, at)"), args![]).await.unwrap();
-        db.execute(&format!("CREATE INDEX {table}_at ON {table} (at, contact_id)"), args![]).await.unwrap();
-    }
+    optin::behaviour::ops::ensure_tables(db, &catalog.events, moment(0)).await.unwrap();
 }
 
 type Statement = (String, Vec<Value>);
@@ -789,14 +763,14 @@ fn orders(entropy: &Entropy, contact: i64, now: Time, statements: &mut Vec<State
             let product_id = entropy.chance(0.6).then(|| *pick(entropy, PRODUCTS));
             let product = entropy.chance(0.8).then(|| *pick(entropy, PRODUCTS));
             let category = entropy.chance(0.8).then(|| *pick(entropy, CATEGORIES));
-            let columns = "order_id, line, contact_id, at, product_id, product, category, quantity, amount, refunded";
-            let args = args![order, line, contact, at, product_id, product, category, 1.0, left, refunded];
+            let columns = "order_id, line, contact_id, at, product_id, product, category, quantity, paid, given_back, amount, refunded";
+            let args = args![order, line, contact, at, product_id, product, category, 1.0, worth, worth - left, left, refunded];
             statements.push(insert("order_line", columns, args));
         }
         // What is given back as a whole is void.
         let void = refunded_lines == lines;
-        let columns = "id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, recorded_at";
-        let args = args![order, order.to_string(), contact, contact, at, amount, 0, void, "EUR", 1.0, "", now];
+        let columns = "id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, revision, recorded_at";
+        let args = args![order, order.to_string(), contact, contact, at, amount, 0, void, "EUR", 1.0, "", now, now];
         statements.push(insert("orders", columns, args));
         if !void {
             held.push((at, amount));
@@ -813,8 +787,8 @@ fn events(entropy: &Entropy, contact: i64, now: Time, statements: &mut Vec<State
     for event in [visit(), quiz()] {
         for _ in 0..entropy.below(4) {
             let id = entropy.id(now);
-            let mut columns = "id, event_key, contact_id, known_as, at, recorded_at".to_owned();
-            let mut args = args![id, id.to_string(), contact, contact, edge(entropy, now), now];
+            let mut columns = "id, event_key, contact_id, known_as, at, recorded_at, revision".to_owned();
+            let mut args = args![id, id.to_string(), contact, contact, edge(entropy, now), now, 1];
             for (name, kind) in &event.properties {
                 if entropy.chance(0.25) {
                     continue;

@@ -217,7 +217,7 @@ fn field_of_header(header: &str, schema: &Schema, by_synonym: bool) -> Option<St
 }
 
 /// Lower case, without invisible marks, with `_` for blanks and dashes.
-fn plain(name: &str) -> String {
+pub(crate) fn plain(name: &str) -> String {
     name.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\u{feff}' | '\u{200b}'))
         .chars()
         .flat_map(char::to_lowercase)
@@ -225,7 +225,7 @@ fn plain(name: &str) -> String {
         .collect()
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -7,8 +7,8 @@
 //! A row with anything wrong is rejected as a whole, with its line, column and reason; no other row
 //! suffers. Every row of the file is counted once: added, updated, unchanged or rejected.
 
-pub(in crate::contact) mod cells;
-pub(in crate::contact) mod mapping;
+pub(crate) mod cells;
+pub(crate) mod mapping;
 mod rejects;
 mod rows;
 mod suppressions;
@@ -21,8 +21,8 @@ use tokio::sync::mpsc;
 
 pub use cells::{Cell, Cells, locale};
 pub use mapping::{Column, Kind, Mapping, MappingError, map_columns};
-pub use rejects::Reject;
-use rejects::Rejects;
+pub use rejects::{Reject, Rejects};
+pub(crate) use rows::Domains;
 pub use rows::Progress;
 use rows::{Batch, RowReader};
 pub use suppressions::{SuppressionError, SuppressionKind, SuppressionReader, SuppressionRow, suppression_entry};

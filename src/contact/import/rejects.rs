@@ -21,17 +21,19 @@ pub struct Reject {
 }
 
 /// Writes rejected rows as CSV with the columns `line`, `column`, `reason`, `row`; keeps the first ones.
-pub(super) struct Rejects {
+pub struct Rejects {
     out: Option<Box<dyn Write + Send>>,
     examples: Vec<Reject>,
     started: bool,
 }
 
 impl Rejects {
+    /// Rows go to `out`; without it, only the first ones are kept.
     pub fn new(out: Option<Box<dyn Write + Send>>) -> Self {
         Rejects { out, examples: Vec::new(), started: false }
     }
 
+    /// Adds one.
     pub fn add(&mut self, reject: Reject) -> io::Result<()> {
         if let Some(out) = &mut self.out {
             if !self.started {
@@ -46,6 +48,7 @@ impl Rejects {
         Ok(())
     }
 
+    /// Ends the file; answers its first entries.
     pub fn finish(mut self) -> io::Result<Vec<Reject>> {
         if let Some(out) = &mut self.out {
             out.flush()?;

@@ -70,11 +70,13 @@ pub(super) struct RowReader<R> {
     names: Vec<String>,
 }
 
-#[derive(Default)]
-struct Domains(HashMap<String, Result<Box<Domain>, AddressError>>);
+/// Domains of addresses, each checked once.
+#[derive(Debug, Default)]
+pub(crate) struct Domains(HashMap<String, Result<Box<Domain>, AddressError>>);
 
 impl Domains {
-    fn get(&mut self, text: &str) -> Result<&Domain, AddressError> {
+    /// The domain behind a text.
+    pub(crate) fn get(&mut self, text: &str) -> Result<&Domain, AddressError> {
         if !self.0.contains_key(text) {
             if self.0.len() == REMEMBERED_DOMAINS {
                 self.0.clear();

@@ -13,6 +13,26 @@ use crate::contact::Address;
 
 /// The JSON object of a request.
 pub(super) fn object(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Map<String, Value>, Error> {
+    match value(headers, body)? {
+        Value::Object(object) => Ok(object),
+        _ => Err(bad("the body is not a JSON object".to_owned()).hint("`/api/v1/openapi.json` shows what it holds")),
+    }
+}
+
+/// The same, or a list alone, which then is the field `field`.
+pub(super) fn batch(headers: &HeaderMap, body: Result<Bytes, BytesRejection>, field: &str) -> Result<Map<String, Value>, Error> {
+    match value(headers, body)? {
+        Value::Object(object) => Ok(object),
+        list @ Value::Array(_) => Ok(Map::from_iter([(field.to_owned(), list)])),
+        _ => Err(bad("the body is neither a JSON object nor a list".to_owned()).hint("`/api/v1/openapi.json` shows what it holds")),
+    }
+}
+
+fn bad(message: String) -> Error {
+    Error::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+}
+
+fn value(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Value, Error> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "the body is not declared as JSON")
@@ -23,13 +43,7 @@ pub(super) fn object(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -
             .hint(format!("at most {BODY_BYTES} bytes are taken; put images on a web server and link to them")),
         status => Error::new(status, "unreadable", "the body cannot be read"),
     })?;
-    let bad = |message: String| Error::new(StatusCode::BAD_REQUEST, "invalid_json", message);
-    let value: Value = serde_json::from_slice(&body)
-        .map_err(|error| bad(format!("the body is not JSON: {error}")).hint("send one JSON object in UTF-8"))?;
-    match value {
-        Value::Object(object) => Ok(object),
-        _ => Err(bad("the body is not a JSON object".to_owned()).hint("`/api/v1/openapi.json` shows what it holds")),
-    }
+    serde_json::from_slice(&body).map_err(|error| bad(format!("the body is not JSON: {error}")).hint("send one JSON object in UTF-8"))
 }
 
 /// The header that names the request.

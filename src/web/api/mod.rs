@@ -3,6 +3,7 @@
 
 mod body;
 mod contacts;
+mod events;
 mod messages;
 mod once;
 mod openapi;
@@ -46,6 +47,7 @@ fn table() -> Vec<Route> {
         Route { path: "/api/v1/subscriptions/withdraw", methods: &["post"], handler: post(subscriptions::withdraw) },
         Route { path: "/api/v1/contacts", methods: &["post"], handler: post(contacts::save) },
         Route { path: "/api/v1/contacts/{contact}", methods: &["get"], handler: get(contacts::show) },
+        Route { path: "/api/v1/events", methods: &["post"], handler: post(events::record) },
         Route { path: "/api/v1/openapi.json", methods: &["get"], handler: get(openapi::document) },
     ]
 }

@@ -1,5 +1,6 @@
 //! `GET /api/v1/openapi.json`: what the API is, for programs (OpenAPI 3.1).
 
+mod behaviour;
 mod permission;
 
 use axum::response::{IntoResponse, Response};
@@ -24,7 +25,7 @@ pub(super) fn description() -> Value {
         "info": {
             "title": "optin",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Contacts, subscriptions and transactional messages. Every answer is JSON; times are RFC 3339 in UTC, ids are text.",
+            "description": "Contacts, subscriptions, transactional messages, and what people do outside mail. Every answer is JSON; times are RFC 3339 in UTC, ids are text.",
             "license": { "name": "MIT OR Apache-2.0" }
         },
         "paths": {
@@ -34,6 +35,7 @@ pub(super) fn description() -> Value {
             "/api/v1/subscriptions/withdraw": { "post": permission::withdraw("withdraw") },
             "/api/v1/contacts": { "post": permission::save() },
             "/api/v1/contacts/{contact}": { "get": permission::show() },
+            "/api/v1/events": { "post": behaviour::record() },
             "/api/v1/openapi.json": {
                 "get": {
                     "summary": "This description",
@@ -54,6 +56,8 @@ pub(super) fn description() -> Value {
                 "Withdrawn": permission::withdrawn(),
                 "NewContact": permission::new_contact(),
                 "Contact": permission::contact(),
+                "NewEvents": behaviour::new_events(),
+                "RecordedEvents": behaviour::recorded(),
                 "Error": error()
             },
             "responses": {

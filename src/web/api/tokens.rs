@@ -10,7 +10,7 @@ use crate::db::{Connection, Db, DbError};
 use crate::entropy::Entropy;
 
 /// What a token may do.
-pub const SCOPES: &[&str] = &[MESSAGES, SUBSCRIPTIONS, CONTACTS, CONSENT];
+pub const SCOPES: &[&str] = &[MESSAGES, SUBSCRIPTIONS, CONTACTS, CONSENT, EVENTS];
 /// Sending transactional messages and asking how they fare.
 pub const MESSAGES: &str = "messages";
 /// Asking for subscriptions and withdrawing them.
@@ -19,6 +19,8 @@ pub const SUBSCRIPTIONS: &str = "subscriptions";
 pub const CONTACTS: &str = "contacts";
 /// Recording consent that the person confirmed elsewhere: it brings back who withdrew.
 pub const CONSENT: &str = "consent";
+/// Recording events, orders and refunds.
+pub const EVENTS: &str = "events";
 /// Random bytes of a token: 256 bits cannot be guessed, so no slow hash is needed to keep them.
 const TOKEN_BYTES: usize = 32;
 /// Begins every token, so that people and secret scanners recognise one.

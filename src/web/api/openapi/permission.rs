@@ -8,7 +8,7 @@ use crate::consent::Basis;
 use crate::consent::repeats::{KEPT_MS, MAX_KEY_BYTES};
 
 /// Answers with a document of this schema, and the errors that may come.
-fn responses(schema: &str, statuses: &[(&str, &str)], errors: &[&str]) -> Value {
+pub(super) fn responses(schema: &str, statuses: &[(&str, &str)], errors: &[&str]) -> Value {
     let mut out = json!({});
     for (status, description) in statuses {
         out[*status] = json!({
@@ -22,7 +22,7 @@ fn responses(schema: &str, statuses: &[(&str, &str)], errors: &[&str]) -> Value 
     out
 }
 
-fn key() -> Value {
+pub(super) fn key() -> Value {
     json!({
         "name": "Idempotency-Key",
         "in": "header",
@@ -35,7 +35,7 @@ fn key() -> Value {
     })
 }
 
-fn body(schema: &str) -> Value {
+pub(super) fn body(schema: &str) -> Value {
     json!({ "required": true, "content": { "application/json": { "schema": { "$ref": format!("#/components/schemas/{schema}") } } } })
 }
 
