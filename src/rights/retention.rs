@@ -51,15 +51,8 @@ pub enum Rule {
 
 impl Rule {
     /// In the order in which they run: people last, so that what is counted before is not gone with them.
-    pub const ALL: [Rule; 7] = [
-        Rule::HitClients,
-        Rule::LedgerClients,
-        Rule::Hits,
-        Rule::MessageData,
-        Rule::Events,
-        Rule::Unconfirmed,
-        Rule::Inactive,
-    ];
+    pub const ALL: [Rule; 7] =
+        [Rule::HitClients, Rule::LedgerClients, Rule::Hits, Rule::MessageData, Rule::Events, Rule::Unconfirmed, Rule::Inactive];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {

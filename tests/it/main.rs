@@ -7,6 +7,7 @@ mod support;
 mod addresses;
 mod api_subscriptions;
 mod behaviour;
+mod behaviour_corpora;
 mod browser;
 mod campaign;
 mod check;
