@@ -59,10 +59,16 @@ pub fn amount(text: &str) -> Result<i64, String> {
     };
     let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
     let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if (whole.is_empty() && part.is_empty()) || !plain(whole) || !plain(part) || digits.ends_with('.') && part.is_empty() && whole.is_empty() {
+    if (whole.is_empty() && part.is_empty())
+        || !plain(whole)
+        || !plain(part)
+        || digits.ends_with('.') && part.is_empty() && whole.is_empty()
+    {
         // Programs write small and large numbers with an exponent.
         return match text.parse::<f64>() {
-            Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E')) => from_number(number),
+            Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E')) => {
+                from_number(number)
+            }
             _ => Err(wrong()),
         };
     }
@@ -116,9 +122,17 @@ mod tests {
 
     #[test]
     fn amounts_are_exact() {
-        for (text, parts) in
-            [("12", 120_000), ("0.1", 1_000), (".5", 5_000), ("2.55", 25_500), ("-3.39", -33_900), ("+1", 10_000), ("1.00005", 10_001), ("1e2", 1_000_000), ("7.", 70_000)]
-        {
+        for (text, parts) in [
+            ("12", 120_000),
+            ("0.1", 1_000),
+            (".5", 5_000),
+            ("2.55", 25_500),
+            ("-3.39", -33_900),
+            ("+1", 10_000),
+            ("1.00005", 10_001),
+            ("1e2", 1_000_000),
+            ("7.", 70_000),
+        ] {
             assert_eq!(amount(text), Ok(parts), "{text}");
         }
         for text in ["", "-", ".", "1,000", "$5", "12 EUR", "inf", "nan", "1000000000", "99999999999999999999", "１２"] {

@@ -131,13 +131,15 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, entropy: &Entropy, now
     for table in sql::event_tables(tx).await? {
         tx.execute(&format!("DELETE FROM {table} WHERE contact_id = $1"), args![contact_id]).await?;
         // What was said of them before they were merged into somebody else.
-        let merged = format!(
-            "DELETE FROM {table} WHERE known_as = $1 AND contact_id IN (SELECT kept_id FROM contact_merge WHERE gone_id = $1)"
-        );
+        let merged =
+            format!("DELETE FROM {table} WHERE known_as = $1 AND contact_id IN (SELECT kept_id FROM contact_merge WHERE gone_id = $1)");
         tx.execute(&merged, args![contact_id]).await?;
     }
     let (mut orders, mut others): (Vec<i64>, BTreeSet<i64>) = (Vec::new(), BTreeSet::new());
-    for sql in ["SELECT id, contact_id FROM orders WHERE contact_id = $1", "SELECT id, contact_id FROM orders WHERE known_as = $1 AND contact_id <> $1"] {
+    for sql in [
+        "SELECT id, contact_id FROM orders WHERE contact_id = $1",
+        "SELECT id, contact_id FROM orders WHERE known_as = $1 AND contact_id <> $1",
+    ] {
         for row in tx.fetch_all(sql, args![contact_id]).await? {
             orders.push(row.get(0)?);
             others.insert(row.get(1)?);
@@ -155,7 +157,8 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, entropy: &Entropy, now
         rows().text("k", numbers),
     )
     .await?;
-    tx.bulk("UPDATE order_line SET contact_id = 0, product = NULL FROM {rows} WHERE order_line.order_id = v.id", Vec::new(), rows()).await?;
+    tx.bulk("UPDATE order_line SET contact_id = 0, product = NULL FROM {rows} WHERE order_line.order_id = v.id", Vec::new(), rows())
+        .await?;
     tx.execute("DELETE FROM order_total WHERE contact_id = $1", args![contact_id]).await?;
     tx.execute("DELETE FROM engagement_due WHERE contact_id = $1", args![contact_id]).await?;
     record_orders::add_up(tx, &others, now).await

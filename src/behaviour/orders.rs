@@ -163,16 +163,7 @@ mod tests {
     use super::*;
 
     fn line(product: &str, quantity: f64, paid: i64, given_back: i64) -> Line {
-        Line {
-            product_id: Some(product.to_owned()),
-            product: None,
-            category: None,
-            quantity,
-            paid,
-            given_back,
-            amount: 0,
-            refunded: false,
-        }
+        Line { product_id: Some(product.to_owned()), product: None, category: None, quantity, paid, given_back, amount: 0, refunded: false }
     }
 
     fn refund(key: &str, product: Option<&str>, amount: Option<i64>) -> Refund {
@@ -207,7 +198,8 @@ mod tests {
 
     #[test]
     fn the_order_of_refunds_does_not_matter() {
-        let refunds = [refund("1", Some("a"), Some(70)), refund("2", None, Some(30)), refund("3", Some("a"), None), refund("4", Some("x"), Some(5))];
+        let refunds =
+            [refund("1", Some("a"), Some(70)), refund("2", None, Some(30)), refund("3", Some("a"), None), refund("4", Some("x"), Some(5))];
         let mut seen = Vec::new();
         for turn in 0..refunds.len() {
             let mut turned = refunds.to_vec();

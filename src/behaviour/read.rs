@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::money::{self, Money};
 use super::{
-    EventSchema, GivenBack, Item, MAX_AHEAD_MS, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_TEXT_CHARACTERS, NewEvent, NewLine, NewOrder, NewRefund,
-    ORDER, REFUND, Who,
+    EventSchema, GivenBack, Item, MAX_AHEAD_MS, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_TEXT_CHARACTERS, NewEvent, NewLine, NewOrder,
+    NewRefund, ORDER, REFUND, Who,
 };
 use crate::clock::Time;
 use crate::config::AttributeType;
@@ -18,10 +18,25 @@ use crate::contact::{Address, Date, sql};
 
 /// Fields of every event.
 const EVENT: &[&str] = &["id", "type", "email", "external_id", "at", "properties", "revision", "retracted"];
-const ORDER_FIELDS: &[&str] =
-    &["id", "type", "email", "external_id", "at", "revision", "currency", "lines", "amount", "product_id", "product", "category", "quantity", "refunded"];
+const ORDER_FIELDS: &[&str] = &[
+    "id",
+    "type",
+    "email",
+    "external_id",
+    "at",
+    "revision",
+    "currency",
+    "lines",
+    "amount",
+    "product_id",
+    "product",
+    "category",
+    "quantity",
+    "refunded",
+];
 const LINE_FIELDS: &[&str] = &["amount", "product_id", "product", "category", "quantity", "refunded"];
-const REFUND_FIELDS: &[&str] = &["id", "type", "email", "external_id", "at", "revision", "order", "currency", "amount", "product_id", "product"];
+const REFUND_FIELDS: &[&str] =
+    &["id", "type", "email", "external_id", "at", "revision", "order", "currency", "amount", "product_id", "product"];
 
 /// One thing that is wrong with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +189,8 @@ impl<'a> Reader<'a> {
                             self.line(line, &within, faults)
                         }
                         _ => {
-                            faults.push(wrong(format!("lines.{index}"), "a line is an object: `{\"product_id\": \"p1\", \"amount\": 12.5}`"));
+                            faults
+                                .push(wrong(format!("lines.{index}"), "a line is an object: `{\"product_id\": \"p1\", \"amount\": 12.5}`"));
                             None
                         }
                     }
@@ -422,17 +438,22 @@ fn cell(kind: AttributeType, value: Value) -> Result<Option<Cell>, String> {
     match (kind, value) {
         (_, Value::Null) => Ok(None),
         (AttributeType::Text, Value::String(text)) => Ok(plain_text(&text, MAX_TEXT_CHARACTERS)?.map(Cell::Text)),
-        (AttributeType::Number, Value::Number(number)) => {
-            number.as_f64().filter(|number| number.is_finite()).map(|number| Some(Cell::Number(number))).ok_or_else(|| "is too large".to_owned())
-        }
+        (AttributeType::Number, Value::Number(number)) => number
+            .as_f64()
+            .filter(|number| number.is_finite())
+            .map(|number| Some(Cell::Number(number)))
+            .ok_or_else(|| "is too large".to_owned()),
         (AttributeType::Boolean, Value::Bool(flag)) => Ok(Some(Cell::Boolean(flag))),
         (AttributeType::Date, Value::String(text)) => {
             Date::parse(&text).map(|date| Some(Cell::Date(date.number()))).ok_or_else(|| "is not a date such as `2026-12-01`".to_owned())
         }
         (AttributeType::List, Value::Array(values)) => {
-            let texts: Option<Vec<String>> = values.into_iter().map(|value| if let Value::String(text) = value { Some(text) } else { None }).collect();
+            let texts: Option<Vec<String>> =
+                values.into_iter().map(|value| if let Value::String(text) = value { Some(text) } else { None }).collect();
             let texts = texts.ok_or_else(|| "has to be a list of texts".to_owned())?;
-            if texts.iter().map(|text| text.chars().count()).sum::<usize>() > MAX_TEXT_CHARACTERS || texts.iter().any(|text| text.contains('\0')) {
+            if texts.iter().map(|text| text.chars().count()).sum::<usize>() > MAX_TEXT_CHARACTERS
+                || texts.iter().any(|text| text.contains('\0'))
+            {
                 return Err(format!("has more than {MAX_TEXT_CHARACTERS} characters, or a NUL"));
             }
             let texts: Vec<String> = texts.iter().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()).collect();

@@ -137,7 +137,9 @@ fn same_values(schema: &EventSchema, event: &NewEvent, row: &Row) -> Result<bool
             (AttributeType::Number, value) => row.get::<Option<f64>>(at)?.map(Cell::Number) == *value,
             (AttributeType::Boolean, value) => row.get::<Option<bool>>(at)?.map(Cell::Boolean) == *value,
             (AttributeType::Date, value) => row.get::<Option<i64>>(at)?.map(Cell::Date) == *value,
-            (AttributeType::Text | AttributeType::List, value) => row.get::<Option<String>>(at)?.map(|text| Cell::Text(text.into())) == *value,
+            (AttributeType::Text | AttributeType::List, value) => {
+                row.get::<Option<String>>(at)?.map(|text| Cell::Text(text.into())) == *value
+            }
         };
         if !same {
             return Ok(false);
@@ -170,7 +172,8 @@ async fn retract(tx: &mut Tx, schema: &EventSchema, gone: &[Placed], verdicts: &
             verdicts[placed.place] = Verdict::Updated;
         }
     }
-    tx.bulk(&format!("DELETE FROM {} WHERE id IN (SELECT v.id FROM {{rows}})", schema.table()), Vec::new(), Rows::new().i64("id", ids)).await?;
+    tx.bulk(&format!("DELETE FROM {} WHERE id IN (SELECT v.id FROM {{rows}})", schema.table()), Vec::new(), Rows::new().i64("id", ids))
+        .await?;
     let remembered: Vec<&Placed> = gone.iter().enumerate().filter(|(index, _)| !newer.contains(index)).map(|(_, placed)| placed).collect();
     let rows = Rows::new()
         .shared("k", remembered.iter().map(|placed| retracted_key(schema, &placed.event)))
@@ -192,9 +195,12 @@ async fn drop_retracted(tx: &mut Tx, schema: &EventSchema, there: &mut Vec<Place
     }
     let digests: Vec<Arc<str>> = there.iter().map(|placed| retracted_key(schema, &placed.event)).collect();
     let rows = Rows::new().i64("n", 0..there.len() as i64).shared("k", digests.iter().cloned());
-    let found = tx.bulk_fetch("SELECT v.n, r.revision FROM {rows} CROSS JOIN event_retracted r WHERE r.key = v.k", Vec::new(), rows).await?;
-    let retracted: HashMap<usize, i64> =
-        found.iter().map(|row| Ok((usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX), row.get(1)?))).collect::<Result<_, DbError>>()?;
+    let found =
+        tx.bulk_fetch("SELECT v.n, r.revision FROM {rows} CROSS JOIN event_retracted r WHERE r.key = v.k", Vec::new(), rows).await?;
+    let retracted: HashMap<usize, i64> = found
+        .iter()
+        .map(|row| Ok((usize::try_from(row.get::<i64>(0)?).unwrap_or(usize::MAX), row.get(1)?)))
+        .collect::<Result<_, DbError>>()?;
     let mut back: BTreeMap<usize, Arc<str>> = BTreeMap::new();
     let mut index = 0;
     there.retain(|placed| {

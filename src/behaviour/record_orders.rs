@@ -70,7 +70,8 @@ pub(super) async fn record(
     let orders = one_a_key(orders, |order| (&order.key, order.revision), verdicts);
     let refunds = one_a_key(refunds, |refund| (&refund.key, refund.revision), verdicts);
     let mut touched: BTreeSet<Arc<str>> = put_refunds(tx, &refunds, verdicts, now).await?;
-    let keys: Vec<Arc<str>> = orders.iter().map(|placed| placed.what.key.clone()).chain(touched.iter().cloned()).collect();
+    let keys: BTreeSet<Arc<str>> = orders.iter().map(|placed| placed.what.key.clone()).chain(touched.iter().cloned()).collect();
+    let keys: Vec<Arc<str>> = keys.into_iter().chain(refunds.iter().map(|placed| placed.what.order.clone())).collect();
     let stored = stored_orders(tx, &keys).await?;
     let mut changed: Vec<Settled> = Vec::new();
     let mut people: BTreeSet<i64> = BTreeSet::new();
@@ -113,7 +114,12 @@ fn one_a_key<T>(mut placed: Vec<Placed<T>>, key: impl Fn(&T) -> (&Arc<str>, i64)
 }
 
 /// Stores refunds; answers the orders they are of, where something changed.
-async fn put_refunds(tx: &mut Tx, refunds: &[Placed<NewRefund>], verdicts: &mut [Verdict], now: Time) -> Result<BTreeSet<Arc<str>>, DbError> {
+async fn put_refunds(
+    tx: &mut Tx,
+    refunds: &[Placed<NewRefund>],
+    verdicts: &mut [Verdict],
+    now: Time,
+) -> Result<BTreeSet<Arc<str>>, DbError> {
     let mut touched = BTreeSet::new();
     if refunds.is_empty() {
         return Ok(touched);
@@ -142,7 +148,8 @@ async fn put_refunds(tx: &mut Tx, refunds: &[Placed<NewRefund>], verdicts: &mut 
             touched.insert(Arc::from(order));
         }
     }
-    let written: Vec<&Placed<NewRefund>> = refunds.iter().enumerate().filter(|(index, _)| !keeps.contains(index)).map(|(_, placed)| placed).collect();
+    let written: Vec<&Placed<NewRefund>> =
+        refunds.iter().enumerate().filter(|(index, _)| !keeps.contains(index)).map(|(_, placed)| placed).collect();
     touched.extend(written.iter().map(|placed| placed.what.order.clone()));
     let text = |value: &Option<Arc<str>>| value.clone();
     let rows = Rows::new()

@@ -80,7 +80,8 @@ async fn present_columns(
         }
     };
     for event in events.values() {
-        let columns: BTreeSet<String> = db.rows(statement, args![event.table()]).await?.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+        let columns: BTreeSet<String> =
+            db.rows(statement, args![event.table()]).await?.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
         if !columns.is_empty() {
             present.insert(event.table(), columns);
         }

@@ -49,8 +49,7 @@ pub(super) fn update_events(event: &EventSchema) -> String {
     )
 }
 
-pub(super) const ORDERS_BY_KEY: &str =
-    "SELECT v.n, o.id, o.contact_id, o.known_as, o.at, o.currency, o.rate, o.digest, o.revision \
+pub(super) const ORDERS_BY_KEY: &str = "SELECT v.n, o.id, o.contact_id, o.known_as, o.at, o.currency, o.rate, o.digest, o.revision \
      FROM {rows} CROSS JOIN orders o WHERE o.order_key = v.k";
 
 pub(super) const LINES_OF: &str = "SELECT l.order_id, l.line, l.product_id, l.product, l.category, l.quantity, l.paid, l.given_back \
@@ -59,8 +58,7 @@ pub(super) const LINES_OF: &str = "SELECT l.order_id, l.line, l.product_id, l.pr
 pub(super) const REFUNDS_OF: &str = "SELECT v.n, r.refund_key, r.product_id, r.product, r.amount, r.currency, r.rate \
      FROM {rows} CROSS JOIN order_refund r WHERE r.order_key = v.k";
 
-pub(super) const REFUNDS_BY_KEY: &str =
-    "SELECT v.n, r.order_key, r.at, r.product_id, r.product, r.amount, r.currency, r.revision, r.contact_id \
+pub(super) const REFUNDS_BY_KEY: &str = "SELECT v.n, r.order_key, r.at, r.product_id, r.product, r.amount, r.currency, r.revision, r.contact_id \
      FROM {rows} CROSS JOIN order_refund r WHERE r.refund_key = v.k";
 
 /// `$1` is now.

@@ -11,19 +11,21 @@ use crate::behaviour::import::{self, Import, Options};
 use crate::behaviour::ops::Recording;
 use crate::instance::Instance;
 
-pub(super) const ORDERS_HELP: &str = "Columns: order_id, email or external_id, at, amount (what was paid for the line) or unit_price and quantity;\n\
-    where known currency, product_id, product, category, quantity, refunded (`true` or an amount). A negative\n\
-    amount or quantity gives back. Columns whose header equals a field map by themselves; `--map` names others.\n\
-    A later file that has an order's purchases says all of it anew; one that has only returns of it takes them\n\
-    off, also where it comes before the order. The same file twice changes nothing.\n\n\
+pub(super) const ORDERS_HELP: &str = "Columns: order_id, email or external_id, at, amount (what was paid for the line) or unit_price\n\
+    and quantity; where known currency, product_id, product, category, quantity, refunded (`true`\n\
+    or an amount). A negative amount or quantity gives back. Columns whose header equals a field\n\
+    map by themselves; `--map` names others.\n\
+    A later file that has an order's purchases says all of it anew; one that has only returns of\n\
+    it takes them off, also where it comes before the order. The same file twice changes nothing.\n\n\
     Examples:\n  optin import orders orders.csv --dry-run --rejects rejects.csv\n  \
     optin import orders orders.csv --map 'InvoiceNo=order_id' --map 'CustomerID=external_id' \\\n      \
     --map 'InvoiceDate=at' --map 'UnitPrice=unit_price' --currency GBP --timezone Europe/London\n  \
     optin import orders orders.csv --create";
 
-pub(super) const EVENTS_HELP: &str = "Each line is an object: id, type, email or external_id, at, properties; where needed revision (of two\n\
-    statements about one id the higher one holds) and retracted (it did not happen). The types `order` and\n\
-    `refund` are known by themselves: see docs/behaviour.md. The same file twice changes nothing.\n\n\
+pub(super) const EVENTS_HELP: &str = "Each line is an object: id, type, email or external_id, at, properties; where needed revision\n\
+    (of two statements about one id the higher one holds) and retracted (it did not happen). The\n\
+    types `order` and `refund` are known by themselves: see docs/behaviour.md. The same file twice\n\
+    changes nothing.\n\n\
     Examples:\n  optin import events visits.jsonl --rejects rejects.csv\n  \
     zcat visits.jsonl.gz | optin import events - --ignore-unknown";
 

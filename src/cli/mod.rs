@@ -66,7 +66,7 @@ enum Command {
     Init(init::Init),
     /// Check every file of the instance; all problems at once.
     Check(check::Check),
-    /// Bring in contacts or suppressions from a file.
+    /// Bring in contacts, orders, events or suppressions from a file.
     Import(import::Import),
     /// Show, export, correct or erase one contact.
     Contact(contact::ContactCommand),

@@ -10,6 +10,8 @@ const COMMANDS: &[&str] = &[
     "check",
     "import",
     "import contacts",
+    "import orders",
+    "import events",
     "import suppressions",
     "contact",
     "contact show",

@@ -9,6 +9,7 @@ mod api_subscriptions;
 mod attribution;
 mod beacon;
 mod behaviour;
+mod behaviour_corpora;
 mod browser;
 mod campaign;
 mod check;

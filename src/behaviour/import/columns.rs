@@ -4,8 +4,20 @@ use crate::config::diagnostics::did_you_mean;
 use crate::contact::import::mapping::{list, plain};
 
 /// What a line of an order says; the place in this list is the place in [`Columns`].
-pub const FIELDS: [&str; 12] =
-    ["order_id", "email", "external_id", "at", "amount", "unit_price", "currency", "product_id", "product", "category", "quantity", "refunded"];
+pub const FIELDS: [&str; 12] = [
+    "order_id",
+    "email",
+    "external_id",
+    "at",
+    "amount",
+    "unit_price",
+    "currency",
+    "product_id",
+    "product",
+    "category",
+    "quantity",
+    "refunded",
+];
 pub const ORDER_ID: usize = 0;
 pub const EMAIL: usize = 1;
 pub const EXTERNAL_ID: usize = 2;
@@ -89,7 +101,10 @@ impl Columns {
         let all = || list(headers.iter().map(String::as_str));
         let mut places = [None; FIELDS.len()];
         for (column, field) in map {
-            let found = headers.iter().position(|header| header == column).or_else(|| headers.iter().position(|header| plain(header) == plain(column)));
+            let found = headers
+                .iter()
+                .position(|header| header == column)
+                .or_else(|| headers.iter().position(|header| plain(header) == plain(column)));
             let place = found.ok_or_else(|| ColumnsError::UnknownColumn {
                 column: column.clone(),
                 headers: all(),
@@ -130,7 +145,8 @@ impl Columns {
             }
             () => {
                 let unused = |place: &usize| !places.contains(&Some(*place));
-                let ignored = (0..headers.len()).filter(unused).map(|place| headers[place].clone()).filter(|header| !header.trim().is_empty());
+                let ignored =
+                    (0..headers.len()).filter(unused).map(|place| headers[place].clone()).filter(|header| !header.trim().is_empty());
                 Ok(Columns { places, ignored: ignored.collect() })
             }
         }
@@ -155,7 +171,10 @@ mod tests {
     #[test]
     fn headers_map_by_name_by_other_names_and_as_told() {
         let columns = of(&["Date", "Order Number", "E-Mail", "AT", "Sum", "Shoe"], &[("Sum", "amount")]).unwrap();
-        assert_eq!((columns.places[ORDER_ID], columns.places[EMAIL], columns.places[AT], columns.places[AMOUNT]), (Some(1), Some(2), Some(3), Some(4)));
+        assert_eq!(
+            (columns.places[ORDER_ID], columns.places[EMAIL], columns.places[AT], columns.places[AMOUNT]),
+            (Some(1), Some(2), Some(3), Some(4))
+        );
         assert_eq!(columns.ignored, ["Date", "Shoe"]);
     }
 
@@ -165,7 +184,10 @@ mod tests {
         let enough = ["order_id", "email", "at", "amount"];
         assert!(said(&enough, &[("Sum", "amount")]).starts_with("the file has no column `Sum`"));
         assert!(said(&enough, &[("amount", "amuont")]).contains("did you mean `amount`?"));
-        assert_eq!(said(&enough, &[("at", "amount"), ("amount", "amount")]), "the field `amount` is mapped from two columns: keep one of the two");
+        assert_eq!(
+            said(&enough, &[("at", "amount"), ("amount", "amount")]),
+            "the field `amount` is mapped from two columns: keep one of the two"
+        );
         assert!(said(&["order_id", "at", "amount"], &[]).contains("`--map \"COLUMN=email\"`"));
         assert!(said(&["order_id", "email", "at", "quantity"], &[]).contains("unit_price"));
         assert_eq!(said(&[""], &[]), "the file is empty: its first line must name the columns");

@@ -91,7 +91,9 @@ fn sort(
                         fields.push(reader.original());
                         spool.push(Record { key: key.to_string(), line: row.line(), fields })?;
                     }
-                    Err(reason) => block.rejects.push(Reject { line: row.line(), column: order_header.clone(), reason, row: reader.original() }),
+                    Err(reason) => {
+                        block.rejects.push(Reject { line: row.line(), column: order_header.clone(), reason, row: reader.original() })
+                    }
                 }
             }
             Next::Fault(fault) => {
@@ -218,7 +220,8 @@ impl Parser<'_> {
 
     /// Headers and reasons of faults.
     fn words(&self, faults: &Faults) -> (String, String) {
-        let header = |field: usize| self.names.iter().find(|(name, _)| *name == FIELDS[field]).map_or(FIELDS[field], |(_, header)| header.as_str());
+        let header =
+            |field: usize| self.names.iter().find(|(name, _)| *name == FIELDS[field]).map_or(FIELDS[field], |(_, header)| header.as_str());
         let columns: Vec<&str> = faults.iter().map(|(field, _)| header(*field)).collect();
         let reasons: Vec<&str> = faults.iter().map(|(_, reason)| reason.as_str()).collect();
         (columns.join(", "), reasons.join("; "))
@@ -227,7 +230,8 @@ impl Parser<'_> {
     fn line(&mut self, record: &Record) -> Result<Checked, Faults> {
         let mut faults = Faults::new();
         let cell = |field: usize| record.fields.get(field).map_or("", String::as_str);
-        let who = Who { address: self.address(cell(EMAIL), &mut faults), external_id: optional(cell(EXTERNAL_ID), EXTERNAL_ID, &mut faults) };
+        let who =
+            Who { address: self.address(cell(EMAIL), &mut faults), external_id: optional(cell(EXTERNAL_ID), EXTERNAL_ID, &mut faults) };
         let at = Some(cell(AT)).filter(|text| !text.is_empty()).and_then(|text| fault(AT, moment(text, &self.zone, self.now), &mut faults));
         let (currency, rate) = match cell(CURRENCY) {
             "" => (self.currency.clone(), self.rate),
@@ -339,7 +343,12 @@ fn refunds(key: &Arc<str>, who: &Who, records: Vec<Record>, lines: Vec<Checked>,
             rate: line.rate,
             revision: 0,
         };
-        block.entries.push(Entry { item: Item::Refund(refund), line: record.line, raw: record.fields.pop().unwrap_or_default(), more: Vec::new() });
+        block.entries.push(Entry {
+            item: Item::Refund(refund),
+            line: record.line,
+            raw: record.fields.pop().unwrap_or_default(),
+            more: Vec::new(),
+        });
     }
 }
 

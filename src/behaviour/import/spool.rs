@@ -111,7 +111,8 @@ impl Spool {
     /// All rows by key and line.
     pub fn sorted(mut self) -> io::Result<Sorted> {
         self.part.sort_unstable();
-        let mut sources: Vec<Source> = self.files.into_iter().map(|file| Source::File(BufReader::with_capacity(BUFFER_BYTES, file))).collect();
+        let mut sources: Vec<Source> =
+            self.files.into_iter().map(|file| Source::File(BufReader::with_capacity(BUFFER_BYTES, file))).collect();
         sources.push(Source::Memory(self.part.into_iter()));
         let mut heads = BinaryHeap::with_capacity(sources.len());
         for (index, source) in sources.iter_mut().enumerate() {

@@ -3,6 +3,7 @@
 use super::history::Past;
 use super::{Compiler, ago};
 use crate::behaviour::EventSchema;
+use crate::db::Dialect;
 use crate::segment::ast::{Op, Period};
 use crate::segment::rule::{Node, Together};
 
@@ -32,7 +33,10 @@ impl Compiler<'_> {
         category: Option<&str>,
         at_least: u32,
         together: &[Together],
+        as_set: bool,
     ) -> Past {
+        // Step by step the way in is the contact; SQLite might take all lines of a product for each of them.
+        let plus = if self.dialect == Dialect::Sqlite && !as_set { "+" } else { "" };
         let since = within.map(|within| ago(self.now, within));
         let (mut past, columns) = match (since, product, category) {
             (None, None, None) => {
@@ -57,11 +61,11 @@ impl Compiler<'_> {
         };
         if let Some(product) = product {
             let product = self.bind(product);
-            past.by(format!("COALESCE(o.product_id, o.product) = {product}"));
+            past.by(format!("{plus}COALESCE(o.product_id, o.product) = {product}"));
         }
         if let Some(category) = category {
             let category = self.bind(category);
-            past.by(format!("o.category = {category}"));
+            past.by(format!("{plus}o.category = {category}"));
         }
         if let Some(since) = since {
             let since = self.bind(since);

@@ -112,7 +112,7 @@ impl Compiler<'_> {
             Leaf::Hit { kind, source, link, any, at_least } => {
                 let totals = asks_totals(source, *any, *at_least);
                 let mut past = if totals {
-                    self.totals(*kind, source, link.is_some(), *any, *at_least)
+                    self.totals(*kind, source, link.is_some(), *any, *at_least, as_set)
                 } else {
                     self.hits(*kind, source, *any, *at_least)
                 };
@@ -126,7 +126,7 @@ impl Compiler<'_> {
             }
             Leaf::Did { event, filter, within, at_least } => Some(self.did(event, filter.as_deref(), *within, *at_least)),
             Leaf::Ordered { within, product, category, at_least, together } => {
-                Some(self.ordered(*within, product.as_deref(), category.as_deref(), *at_least, together))
+                Some(self.ordered(*within, product.as_deref(), category.as_deref(), *at_least, together, as_set))
             }
             _ => None,
         }
@@ -150,7 +150,7 @@ impl Compiler<'_> {
         past
     }
 
-    fn totals(&mut self, kind: HitKind, source: &Source, by_link: bool, any: bool, at_least: u32) -> Past {
+    fn totals(&mut self, kind: HitKind, source: &Source, by_link: bool, any: bool, at_least: u32, as_set: bool) -> Past {
         let mut past = Past::new("hit_total h", "h");
         match (kind, by_link) {
             (HitKind::Open, _) => past.by("h.link = -1"),
@@ -162,7 +162,9 @@ impl Compiler<'_> {
             let since = self.bind(ago(self.now, within));
             past.by(format!("h.last_at >= {since}"));
         } else if !any {
-            past.by("h.last_at IS NOT NULL");
+            // The way in are the runs where they are named, else the time.
+            let by_runs = self.dialect == Dialect::Sqlite && as_set && (source.campaign.is_some() || source.topic.is_some() || by_link);
+            past.by(if by_runs { "+h.last_at IS NOT NULL" } else { "h.last_at IS NOT NULL" });
         }
         if at_least > 1 {
             past.together(format!("SUM{} >= {at_least}", if any { counted.to_owned() } else { format!("({counted})") }));

@@ -67,8 +67,7 @@ pub(super) async fn record(State(app): State<Shared>, headers: HeaderMap, body: 
         results.push(Value::Object(result));
     }
     let digests = instance.digests();
-    let recording =
-        Recording { events: &instance.events, schema: &instance.schema, digests: &digests, entropy: &instance.entropy, create };
+    let recording = Recording { events: &instance.events, schema: &instance.schema, digests: &digests, entropy: &instance.entropy, create };
     let recorded = ops::record(&mut tx, &recording, items, now).await?;
     for (place, verdict) in places.into_iter().zip(recorded.verdicts) {
         let (word, problem) = match verdict {
