@@ -35,6 +35,8 @@ const COMMANDS: &[&str] = &[
     "segment list",
     "segment count",
     "segment members",
+    "segment fmt",
+    "segment schema",
     "lint",
     "preview",
     "test",

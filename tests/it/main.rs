@@ -41,6 +41,7 @@ mod retention;
 mod rights;
 mod rights_pages;
 mod segment;
+mod segment_language;
 mod send;
 mod session;
 mod shown;

@@ -84,7 +84,7 @@ async fn list(context: &Context, now: Time) -> Outcome {
             .collect();
         return context.out.document(&json!({ "segments": list }));
     }
-    let rows = segments.into_iter().map(|(name, count, rule, _)| vec![name, count.to_string(), rule]).collect();
+    let rows = segments.into_iter().map(|(name, count, rule, _)| vec![name, count.to_string(), one_line(&rule)]).collect();
     context.out.data(table(&["segment", "contacts", "where"], rows));
     Ok(())
 }
@@ -111,6 +111,14 @@ async fn members(context: &Context, rule: &str, limit: u32, now: Time) -> Outcom
         context.out.data(contact.email);
     }
     Ok(())
+}
+
+/// A rule on one line, for tables.
+fn one_line(source: &str) -> String {
+    if !source.contains('\n') {
+        return source.to_owned();
+    }
+    segment::parse(source).map_or_else(|_| source.trim().to_owned(), |expr| expr.to_string())
 }
 
 /// A rule from the command line, or its mistakes with a caret.
