@@ -2,10 +2,10 @@
 //! [`super::reference`].
 
 use super::MAX_AT_LEAST;
-use super::ast::{Argument, Expr, Literal, LiteralKind, Name, Op, Period, quote};
+use super::ast::{Argument, Expr, Literal, LiteralKind, Name, Op, Period};
 use super::check::{Checker, suggest};
 use super::fields::literal_name;
-use super::reference::{Call, Function, Kind, Parameter};
+use super::reference::{self, Call, Function, Kind, Parameter};
 use crate::config::diagnostics::did_you_mean;
 
 /// What people write for what a call has under another name.
@@ -257,20 +257,7 @@ impl Checker<'_> {
 
     /// A call as it may be written here: with names that are declared.
     pub(super) fn example(&self, function: &Function) -> String {
-        let mut example = function.example.to_owned();
-        let mut put = |written: &str, known: bool, first: Option<&String>| {
-            if let Some(first) = first.filter(|_| !known) {
-                example = example.replace(&quote(written), &quote(first));
-            }
-        };
-        put("newsletter", self.catalog.topics.contains("newsletter"), self.catalog.topics.first());
-        put("weekly", self.catalog.campaigns.contains("weekly"), self.catalog.campaigns.first());
-        put("regulars", self.catalog.segments.contains_key("regulars"), self.catalog.segments.keys().next());
-        let visit = self.catalog.events.get("visit").is_some_and(|event| event.properties.contains_key("page"));
-        match self.catalog.events.keys().next().filter(|_| function.call == Call::Did && !visit) {
-            Some(event) => format!("did({}, within: 14d)", quote(event)),
-            None => example,
-        }
+        reference::with_names(function.example, self.catalog)
     }
 }
 
@@ -315,7 +302,7 @@ fn takes(function: &Function) -> String {
         parameters.iter().map(|parameter| format!("`{}{colon}`", parameter.name)).collect::<Vec<_>>().join(", ")
     };
     match (function.named.is_empty(), function.compared.is_empty()) {
-        (true, true) => format!("it takes nothing else: `{}`", function.example),
+        (true, true) => format!("it takes nothing else, as in `{}`", function.example),
         (false, true) => format!("it takes {}", list(function.named, ":")),
         (true, false) => format!("it compares {}", list(function.compared, "")),
         (false, false) => format!("it takes {} and compares {}", list(function.named, ":"), list(function.compared, "")),

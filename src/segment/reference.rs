@@ -1,6 +1,8 @@
 //! What the language has, in one table: the checker reads calls by it, hints take their examples from it,
 //! editors get it for completion (`optin segment schema`).
 
+use super::Catalog;
+use super::ast::quote;
 use super::rule::{Engagement, HitKind, Mailed};
 use crate::config::AttributeType;
 use crate::consent::Standing;
@@ -151,8 +153,8 @@ pub const FUNCTIONS: &[Function] = &[
     standing(Standing::Pending, "pending", "pending('newsletter', within: 7d)", "Asked for a topic and has not confirmed"),
     standing(Standing::Paused, "paused", "paused('newsletter')", "Wants no mail on a topic for a while"),
     standing(Standing::Unsubscribed, "unsubscribed", "unsubscribed('newsletter', within: 30d)", "Left a topic"),
-    mails(Mailed::Sent, "sent", "sent(within: 7d)", "Mails that left for them, also those that came back"),
-    mails(Mailed::Delivered, "delivered", "delivered(campaign: 'weekly')", "Mails that left and did not come back"),
+    mails(Mailed::Sent, "sent", "sent(within: 7d)", "Mails that left for them and did not come back"),
+    mails(Mailed::Delivered, "delivered", "delivered(campaign: 'weekly')", "The same as `sent`: a mail that comes back is bounced"),
     mails(Mailed::Bounced, "bounced", "bounced(within: 30d)", "Mails that were refused for good"),
     Function {
         name: "opened",
@@ -252,6 +254,24 @@ const fn summary(what: Engagement) -> &'static str {
     }
 }
 
+/// An example with names that are declared here, where its own are not.
+pub fn with_names(example: &str, catalog: &Catalog) -> String {
+    let mut text = example.to_owned();
+    let mut put = |written: &str, known: bool, first: Option<&String>| {
+        if let Some(first) = first.filter(|_| !known) {
+            text = text.replace(&quote(written), &quote(first));
+        }
+    };
+    put("newsletter", catalog.topics.contains("newsletter"), catalog.topics.first());
+    put("weekly", catalog.campaigns.contains("weekly"), catalog.campaigns.first());
+    put("regulars", catalog.segments.contains_key("regulars"), catalog.segments.keys().next());
+    let visit = catalog.events.get("visit").is_some_and(|event| event.properties.contains_key("page"));
+    match catalog.events.keys().next().filter(|_| !visit && example.starts_with("did(")) {
+        Some(event) => format!("did({}, within: 14d)", quote(event)),
+        None => text,
+    }
+}
+
 /// The call of that name.
 pub fn function(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name == name)
@@ -287,25 +307,27 @@ pub struct Score {
     pub name: &'static str,
     /// Number or text.
     pub kind: AttributeType,
+    /// One condition with it.
+    pub example: &'static str,
     /// For people.
     pub summary: &'static str,
 }
 
-const fn score(name: &'static str, kind: AttributeType, summary: &'static str) -> Score {
-    Score { name, kind, summary }
+const fn score(name: &'static str, kind: AttributeType, example: &'static str, summary: &'static str) -> Score {
+    Score { name, kind, example, summary }
 }
 
 /// Every score there is. Nobody has a value before it was computed.
 pub const SCORES: &[Score] = &[
-    score("rfm.recency", AttributeType::Number, "How lately they ordered, 1 to 5 (5: most lately)"),
-    score("rfm.frequency", AttributeType::Number, "How often they order, 1 to 5"),
-    score("rfm.monetary", AttributeType::Number, "How much they spend, 1 to 5"),
-    score("rfm.latency", AttributeType::Number, "How regularly they come back, 1 to 5"),
-    score("value.historic", AttributeType::Number, "What they spent so far, in units of `[behaviour] currency`"),
-    score("value.lifetime", AttributeType::Number, "What they are expected to spend in all"),
-    score("value.decile", AttributeType::Number, "In which tenth of all customers that is, 1 to 10 (10: the most)"),
-    score("lifecycle", AttributeType::Text, "Where they stand as a customer"),
-    score("churn.risk", AttributeType::Number, "How likely they do not come back, 0 to 1"),
+    score("rfm.recency", AttributeType::Number, "rfm.recency >= 4", "How lately they ordered, 1 to 5 (5: most lately)"),
+    score("rfm.frequency", AttributeType::Number, "rfm.frequency >= 4", "How often they order, 1 to 5"),
+    score("rfm.monetary", AttributeType::Number, "rfm.monetary = 5", "How much they spend, 1 to 5"),
+    score("rfm.latency", AttributeType::Number, "rfm.latency <= 2", "How short the time between their orders is, 1 to 5"),
+    score("value.historic", AttributeType::Number, "value.historic >= 1000", "What they spent so far, in units of `[behaviour] currency`"),
+    score("value.lifetime", AttributeType::Number, "value.lifetime >= 1000", "What they are expected to spend in all"),
+    score("value.decile", AttributeType::Number, "value.decile = 10", "In which tenth of all customers that is, 1 to 10 (10: the most)"),
+    score("lifecycle", AttributeType::Text, "lifecycle = 'loyal'", "Where they stand as a customer"),
+    score("churn.risk", AttributeType::Number, "churn.risk >= 0.5", "How likely they do not come back, 0 to 1"),
 ];
 
 /// A keyword or sign with its meaning.

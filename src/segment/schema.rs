@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Catalog;
-use super::reference::{self, FUNCTIONS, KEYWORDS, Kind, Parameter, SCORES, STAGES, UNITS, Word, operators, response_operators};
+use super::reference::{self, FUNCTIONS, KEYWORDS, Kind, Parameter, SCORES, STAGES, UNITS, Word, operators, response_operators, with_names};
 use super::regions;
 use crate::config::AttributeType;
 use crate::contact::BUILT_IN_FIELDS;
@@ -61,8 +61,8 @@ pub struct FunctionEntry {
     pub name: &'static str,
     /// For people.
     pub summary: &'static str,
-    /// One that parses.
-    pub example: &'static str,
+    /// One of this instance.
+    pub example: String,
     /// What it takes.
     pub arguments: Vec<ArgumentEntry>,
 }
@@ -131,7 +131,7 @@ pub fn completion(catalog: &Catalog) -> Completion {
     let owned = |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect();
     Completion {
         fields: fields(catalog),
-        functions: FUNCTIONS.iter().map(function).collect(),
+        functions: FUNCTIONS.iter().map(|known| function(known, catalog)).collect(),
         keywords: KEYWORDS.iter().map(entry).collect(),
         units: UNITS.iter().map(entry).collect(),
         topics: owned(&catalog.topics),
@@ -154,19 +154,23 @@ pub fn completion(catalog: &Catalog) -> Completion {
 }
 
 fn fields(catalog: &Catalog) -> Vec<FieldEntry> {
-    let field = |name: &str, kind: AttributeType, source, summary| FieldEntry {
+    let field = |name: &str, kind: AttributeType, source| FieldEntry {
         name: name.to_owned(),
         kind: kind_name(kind),
         source,
         operators: operators(kind).to_vec(),
         example: example(name, kind),
-        summary,
+        summary: None,
     };
-    let attributes = catalog.schema.attributes().map(|(name, kind)| field(name, kind, "attribute", None));
-    let built_in = BUILT_IN_FIELDS.iter().map(|name| field(name, AttributeType::Text, "built_in", None));
+    let attributes = catalog.schema.attributes().map(|(name, kind)| field(name, kind, "attribute"));
+    let built_in = BUILT_IN_FIELDS.iter().map(|name| field(name, AttributeType::Text, "built_in"));
     // An attribute of the same name stands before a score.
     let scores = SCORES.iter().filter(|score| catalog.schema.attribute(score.name).is_none());
-    let scores = scores.map(|score| field(score.name, score.kind, "score", Some(score.summary)));
+    let scores = scores.map(|score| FieldEntry {
+        example: score.example.to_owned(),
+        summary: Some(score.summary),
+        ..field(score.name, score.kind, "score")
+    });
     let engagement = reference::responses().filter_map(|parameter| {
         let Kind::Response(what) = parameter.kind else { return None };
         Some(FieldEntry {
@@ -194,13 +198,13 @@ fn property(name: &str, kind: AttributeType) -> FieldEntry {
     }
 }
 
-fn function(function: &'static reference::Function) -> FunctionEntry {
-    let argument = |parameter: &'static Parameter, form, required, example| ArgumentEntry {
+fn function(function: &'static reference::Function, catalog: &Catalog) -> FunctionEntry {
+    let argument = |parameter: &'static Parameter, form, required, example: String| ArgumentEntry {
         name: parameter.name,
         kind: parameter.kind.name(),
         form,
         required,
-        example,
+        example: with_names(&example, catalog),
         summary: parameter.summary,
     };
     let first = function.first.iter().map(|first| argument(first, "first", true, first.example.to_owned()));
@@ -210,7 +214,7 @@ fn function(function: &'static reference::Function) -> FunctionEntry {
     FunctionEntry {
         name: function.name,
         summary: function.summary,
-        example: function.example,
+        example: with_names(function.example, catalog),
         arguments: first.chain(named).chain(compared).collect(),
     }
 }

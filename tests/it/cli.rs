@@ -50,6 +50,8 @@ const COMMANDS: &[&str] = &[
     "segment freeze",
     "segment lists",
     "segment thaw",
+    "segment fmt",
+    "segment schema",
     "lint",
     "preview",
     "test",

@@ -51,6 +51,7 @@ mod rights_pages;
 mod rollups;
 mod segment;
 mod segment_history;
+mod segment_language;
 mod send;
 mod session;
 mod shown;

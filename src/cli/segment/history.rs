@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::checked;
+use super::{checked, one_line};
 use crate::cli::Context;
 use crate::cli::out::{Failure, Outcome, counted, refused, shown, table};
 use crate::clock::{DAY, Time};
@@ -34,7 +34,7 @@ pub(super) async fn list(context: &Context, now: Time) -> Outcome {
         }));
         let (joined, departed) = looks.last().map_or_else(Default::default, |look| (look.joined.to_string(), look.departed.to_string()));
         let over_time: Vec<i64> = looks.iter().map(|look| look.size).collect();
-        rows.push(vec![name.clone(), count.to_string(), joined, departed, sparkline(&over_time), segment.rule.value.clone()]);
+        rows.push(vec![name.clone(), count.to_string(), joined, departed, sparkline(&over_time), one_line(&segment.rule.value)]);
     }
     if context.out.json {
         return context.out.document(&json!({ "segments": documents }));

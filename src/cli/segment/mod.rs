@@ -148,6 +148,14 @@ async fn members(context: &Context, rule: &str, limit: u32, now: Time) -> Outcom
     Ok(())
 }
 
+/// A rule on one line, for tables.
+pub(super) fn one_line(source: &str) -> String {
+    if !source.contains('\n') {
+        return source.to_owned();
+    }
+    segment::parse(source).map_or_else(|_| source.trim().to_owned(), |expr| expr.to_string())
+}
+
 /// A rule from the command line, or its mistakes with a caret; its frozen lists are there.
 async fn checked(context: &Context, instance: &Instance, source: &str) -> Result<Rule, Failure> {
     let rule = segment::rule(source, &instance.catalog).map_err(|errors| {

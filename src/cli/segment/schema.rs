@@ -16,7 +16,7 @@ pub(super) fn run(context: &Context) -> Outcome {
     });
     out.data(table(&["field", "type", "example", ""], fields.collect()));
     let functions = completion.functions.iter().flat_map(|function| {
-        let head = vec![format!("{}(..)", function.name), String::new(), function.example.to_owned(), function.summary.to_owned()];
+        let head = vec![format!("{}(..)", function.name), String::new(), function.example.clone(), function.summary.to_owned()];
         let arguments = function.arguments.iter().map(|argument| {
             let name = match argument.form {
                 "named" => format!("  {}:", argument.name),

@@ -1,0 +1,646 @@
+//! Tests of what rules ask beside attributes: days around today, regions, standings, mails, events, orders,
+//! engagement, scores; and of the one layout of a rule.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::BoxedStrategy;
+
+use super::check::HISTORY_SIZE;
+use super::tests::{catalog, structure};
+use super::*;
+use crate::config::AttributeType;
+use crate::consent::Standing;
+use crate::contact::Date;
+
+fn event(name: &str, properties: &[(&str, AttributeType)]) -> (String, EventSchema) {
+    let properties: BTreeMap<String, AttributeType> = properties.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+    (name.to_owned(), EventSchema { name: name.to_owned(), properties })
+}
+
+fn shop() -> Catalog {
+    use AttributeType::{Boolean, List, Number, Text};
+    let mut catalog = catalog();
+    let attributes = [("country", Text), ("city", Text), ("age", Number), ("vip", Boolean), ("birthday", AttributeType::Date), ("interests", List)];
+    catalog.schema = Schema::new(&attributes.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect());
+    catalog.country = Some("country".to_owned());
+    catalog.events = [
+        event("visit", &[("page", Text), ("duration", Number), ("booked", AttributeType::Date), ("member", Boolean), ("tags", List)]),
+        event("tasting", &[("tea", Text), ("guests", Number)]),
+    ]
+    .into();
+    catalog
+}
+
+fn understood(source: &str) -> Rule {
+    rule(source, &shop()).unwrap_or_else(|errors| panic!("{}", problems("rule", source, &errors).render(false)))
+}
+
+fn leaf(source: &str) -> Leaf {
+    match understood(source).root {
+        Node::Leaf { leaf, negated: false, text, .. } => {
+            assert_eq!(text, parse(source).expect("it reads").to_string());
+            leaf
+        }
+        other => panic!("`{source}` is {other:?}"),
+    }
+}
+
+/// The first thing that a hint says to write; `None` where it only sketches one.
+fn suggestion(hint: &str) -> Option<&str> {
+    let at = ["write `", "did you mean `"].iter().find_map(|words| hint.find(words).map(|at| at + words.len()))?;
+    hint[at..].split('`').next().filter(|text| !text.contains(".."))
+}
+
+fn refused(source: &str) -> String {
+    let catalog = shop();
+    let Err(errors) = rule(source, &catalog) else { panic!("`{source}` was understood") };
+    for error in &errors {
+        assert!(source.get(error.span.clone()).is_some(), "`{source}`: {error:?} lies outside");
+        assert!(!error.hint.is_empty() && !error.message.ends_with('.'), "`{source}`: {error}");
+        let Some(written) = suggestion(&error.hint) else { continue };
+        let replaced = format!("{}{written}{}", &source[..error.span.start], &source[error.span.end..]);
+        let reads = [written.to_owned(), format!("clicked({written})"), format!("city = {written}"), replaced];
+        assert!(reads.iter().any(|text| parse(text).is_ok()), "`{source}`: what is suggested does not read: {error}");
+    }
+    problems("rule", source, &errors).render(false).trim_end().to_owned()
+}
+
+#[test]
+fn mistakes_in_questions_to_the_past_are_shown_with_the_next_step() {
+    let mut shown = String::new();
+    for source in [
+        "city in next 7 days",
+        "age in next 7 days",
+        "birthday in the next 7 days",
+        "birthday in next week",
+        "birthday in next 2 months",
+        "birthday in next 7",
+        "birthday in next",
+        "birthday in next 0 days",
+        "birthday in last 400 days",
+        "birthday in next 2.5 days",
+        "birthday in next 36h",
+        "birthday in next 7days",
+        "birthday in 7 days",
+        "birthday in 7d",
+        "birthday in coming 7 days",
+        "birthday next 7 days",
+        "birthday within 7 days",
+        "birthday is tomorrow",
+        "birthday is in next 7 days",
+        "vip is today",
+        "country in region('UE')",
+        "country in region('Mars')",
+        "country = region('EU')",
+        "country != region('EU')",
+        "country in region('EU', 'EFTA')",
+        "country in region(EU)",
+        "country in region()",
+        "age in region('EU')",
+        "interests in region('EU')",
+        "region('EU')",
+        "country contains region('EU')",
+        "subscribed()",
+        "subscribed('tea-leter', within: 30d)",
+        "subscribed('tea-letter', 'shop')",
+        "subscribed('tea-letter', 30d)",
+        "subscribed('tea-letter', since: 30d)",
+        "subscribed('tea-letter', since: '2026-01-01')",
+        "subscribed('tea-letter', since < 1y)",
+        "subscribed('tea-letter', since < '2026-1-1')",
+        "subscribed('tea-letter', at_least: 2)",
+        "subscribed('tea-letter', within > 30d)",
+        "unsubscribd('tea-letter')",
+        "left('tea-letter')",
+        "sent(link: 'https://tea.example/')",
+        "delivered('weekly')",
+        "bounced(with: 30d)",
+        "opened(since: 30d)",
+        "opened(where: page = 'x')",
+        "clicked(url: 'https://tea.example/')",
+        "clicked(at_least: '2')",
+        "clicked(at_least > 2)",
+        "clicked(link: 3)",
+        "did()",
+        "did(visit)",
+        "did('vist')",
+        "did(event: 'visit')",
+        "did('visit', page = '/oolong')",
+        "did('visit', where: pgae = '/oolong')",
+        "did('visit', where: city = 'Taipei')",
+        "did('visit', where page = '/oolong')",
+        "did('visit', where = '/oolong')",
+        "did('visit', where: page = '/oolong', within: 30)",
+        "did('visit', where: page = 3 or duration = 'long' or member > true)",
+        "did('visit', where: opened(within: 3d))",
+        "did('visit', where: booked in next 7 days)",
+        "did('visit', where: (page = 'x' and duration > 3)",
+        "did('visit', where:)",
+        "did('visit', where: tags = 'x', where: page = 'x')",
+        "did('visit', times: 3)",
+        "did('visit', count >= 3)",
+        "visited('/oolong')",
+        "ordered('p1')",
+        "ordered(30d)",
+        "ordered(sum: 100)",
+        "ordered(sum >= '100 EUR')",
+        "ordered(sum >= 1.23456)",
+        "ordered(sum >= -5)",
+        "ordered(average > 99999999999)",
+        "ordered(count = 0)",
+        "ordered(count >= 1.5)",
+        "ordered(count: 2)",
+        "ordered(total >= 100)",
+        "ordered(avg > 20)",
+        "ordered(last: 30d)",
+        "ordered(last > 30d)",
+        "ordered(first < '01.02.2026')",
+        "ordered(product = 'p1')",
+        "ordered(sku: 'p1')",
+        "ordered(product: 17)",
+        "ordered(product: '')",
+        "ordered(sum is set)",
+        "orderd(within: 30d)",
+        "bought('p1')",
+        "engagement.stge = 'dormant'",
+        "engagement.stage = 'asleep'",
+        "engagement.stage = 'dormnt'",
+        "engagement.stage > 'active'",
+        "engagement.stage",
+        "engagement.stage in ()",
+        "engagement.score = 2",
+        "engagement.score in (1, 2)",
+        "engagement.score >= -1",
+        "engagement.score >= 'high'",
+        "engagement.best_hour = 24",
+        "engagement.best_hour = '09:00'",
+        "engagement.best_weekday = 'Tuesday'",
+        "engagement.best_weekday = 0",
+        "engagement.last_open < 30d",
+        "engagement.last_open in next 7 days",
+        "engagement.last_click contains 'x'",
+        "engagement",
+        "engagement('tea-letter')",
+        "engagement()",
+        "engagement(stage = 'cooling')",
+        "engagement('tea-letter', 'cooling')",
+        "engagement('tea-letter', stage: 'cooling')",
+        "engagement('tea-letter', stage in ('cooling', 'dormant'))",
+        "engagement('tea-letter', hour = 9)",
+        "rfm.recancy >= 4",
+        "rfm.recency >= 'high'",
+        "value = 3",
+        "contact.city = 'Taipei'",
+        "order.sum > 3",
+        "lifecicle = 'loyal'",
+        "frozen()",
+        "frozen('')",
+        "frozen(spring)",
+        "frozen('a', 'b')",
+        "list('spring')",
+        "segment('regulars', 'broken')",
+        "segment(3)",
+        "random(10%, 20%)",
+        "random(10%, seed: 3)",
+        "random('spring')",
+        "vip # the good ones",
+    ] {
+        shown.push_str(&format!("{source:?}\n{}\n\n", refused(source)));
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn a_suggestion_that_is_followed_is_understood() {
+    for (wrong, right) in [
+        ("birthday in next 2 months", "birthday in next 60 days"),
+        ("birthday in next 36h", "birthday in next 2 days"),
+        ("birthday in last 3 years", "birthday in last 366 days"),
+        ("birthday is tomorrow", "birthday in next 2 days and birthday is not today"),
+        ("country != region('EU')", "country not in region('EU')"),
+        ("age in region('EU')", "country in region('EU')"),
+        ("subscribed('tea-letter', since: 30d)", "subscribed('tea-letter', within: 30d)"),
+        ("ordered(last: 30d)", "ordered(last >= today - 30d)"),
+        ("ordered(count = 0)", "not ordered()"),
+        ("ordered(sum >= 1.23456)", "ordered(sum >= 1.2346)"),
+        ("clicked(at_least > 2)", "clicked(at_least: 3)"),
+        ("engagement.best_weekday = 'Tuesday'", "engagement.best_weekday = 2"),
+        ("engagement.best_hour = '09:00'", "engagement.best_hour = 9"),
+        ("did('visit', where: booked in next 7 days)", "did('visit', where: booked >= today and booked < today + 7d)"),
+    ] {
+        let errors = rule(wrong, &shop()).expect_err(wrong);
+        let written = suggestion(&errors[0].hint).unwrap_or_else(|| panic!("{wrong}: {}", errors[0]));
+        assert!(right.contains(written), "`{wrong}` is told `{written}`");
+        understood(right);
+    }
+}
+
+#[test]
+fn days_around_today_count_today() {
+    let of = |source: &str| match leaf(source) {
+        Leaf::Recurs { field, from, until } if field.column == "d_birthday" || field.name == "birthday" => (from, until),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of("birthday is today"), (0, 0));
+    assert_eq!(of("birthday in next 1 day"), (0, 0));
+    assert_eq!(of("birthday in next 7 days"), (0, 6));
+    assert_eq!(of("birthday IN Last 7d"), (-6, 0));
+    assert_eq!(of("birthday in next 2 weeks"), (0, 13));
+    assert_eq!(of("birthday in next 366 days"), (0, 365));
+    for (source, canonical) in [
+        ("birthday in next 7d", "birthday in next 7 days"),
+        ("birthday IN NEXT 1 DAYS", "birthday in next 1 day"),
+        ("birthday in last 2 w", "birthday in last 2 weeks"),
+        ("not (birthday is today)", "birthday is not today"),
+        ("not birthday in next 3 days", "birthday not in next 3 days"),
+        ("country in (region( 'EU' ))", "country in region('EU')"),
+        ("country not in (region('EU'), 'CH')", "country not in (region('EU'), 'CH')"),
+        ("did('visit', where: (page = 'x' AND duration>3), at_least:2)", "did('visit', where: page = 'x' and duration > 3, at_least: 2)"),
+    ] {
+        assert_eq!(parse(source).expect(source).to_string(), canonical);
+        assert_eq!(parse(canonical).expect(canonical).to_string(), canonical);
+    }
+}
+
+#[test]
+fn words_that_mean_something_in_one_place_are_names_elsewhere() {
+    for source in ["next = 'x' and last in (1, 2)", "region is set or the contains 'x'", "days in next 3 days", "region and where"] {
+        assert_eq!(parse(source).expect(source).to_string(), source);
+    }
+}
+
+#[test]
+fn a_region_is_its_countries() {
+    let Leaf::OneOf(field, values) = leaf("country in (region('Benelux'), 'CH')") else { panic!("a list") };
+    assert_eq!(field.name, "country");
+    assert_eq!(values, ["BE", "LU", "NL", "CH"].map(|code| Value::Text(code.to_owned())));
+}
+
+#[test]
+fn standings_mails_and_lists_are_read() {
+    let year = Period { amount: -1, unit: Unit::Year };
+    let days = |amount| Period { amount, unit: Unit::Day };
+    assert_eq!(leaf("subscribed('shop')"), Leaf::Subscribed("shop".to_owned()));
+    assert_eq!(
+        leaf("subscribed('shop', within: 30d, since < today - 1y, since >= '2020-01-01')"),
+        Leaf::Standing {
+            topic: "shop".to_owned(),
+            standing: Standing::Subscribed,
+            since: vec![
+                (Op::Less, Moment::Today(year)),
+                (Op::AtLeast, Moment::Fixed(Date::parse("2020-01-01").expect("a date")))
+            ],
+            within: Some(days(30)),
+        }
+    );
+    for (source, standing) in
+        [("pending('shop')", Standing::Pending), ("paused('shop')", Standing::Paused), ("unsubscribed('shop')", Standing::Unsubscribed)]
+    {
+        assert_eq!(leaf(source), Leaf::Standing { topic: "shop".to_owned(), standing, since: Vec::new(), within: None });
+    }
+    let source = Source { campaign: Some("weekly".to_owned()), topic: Some("shop".to_owned()), within: Some(days(7)) };
+    for (name, what) in [("sent", Mailed::Sent), ("delivered", Mailed::Delivered), ("bounced", Mailed::Bounced)] {
+        let written = format!("{name}(campaign: 'weekly', topic: 'shop', within: 7d, at_least: 3)");
+        assert_eq!(leaf(&written), Leaf::Mail { what, source: source.clone(), at_least: 3 });
+    }
+    assert_eq!(leaf("frozen('spring 2026')"), Leaf::Frozen("spring 2026".to_owned()));
+    assert_eq!(leaf("random(10%, seed: '')"), Leaf::Random { millionths: 100_000, seed: String::new() });
+}
+
+#[test]
+fn events_are_asked_for_their_typed_properties() {
+    let Leaf::Did { event, filter: Some(filter), within, at_least } =
+        leaf("did('visit', within: 14d, at_least: 3, where: (page = '/oolong' or not member) and tags contains 'new' and booked < today)")
+    else {
+        panic!("an event")
+    };
+    assert_eq!((event.name.as_str(), within, at_least), ("visit", Some(Period { amount: 14, unit: Unit::Day }), 3));
+    let Node::All(nodes) = *filter else { panic!("three conditions") };
+    let columns: Vec<(String, Home)> = nodes
+        .iter()
+        .flat_map(|node| match node {
+            Node::Any(nodes) => nodes.clone(),
+            node => vec![node.clone()],
+        })
+        .map(|node| match node {
+            Node::Leaf { leaf: Leaf::Compare(field, ..) | Leaf::Contains(field, _), .. } => (field.column, field.home),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let visit = &shop().events["visit"];
+    let expected = ["page", "member", "tags", "booked"].map(|name| (visit.column(name).expect("a property"), Home::Event));
+    assert_eq!(columns, expected);
+    // Behind the call the person is spoken of again.
+    understood("did('visit', where: page is set) and city = 'Taipei' and not did('tasting', where: tea in ('oolong'))");
+}
+
+#[test]
+fn amounts_are_exact_in_ten_thousandths() {
+    let of = |source: &str| match leaf(source) {
+        Leaf::Ordered { together, .. } => together,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        of("ordered(count >= 2, sum >= 100, average > 19.99, first < '2026-01-01', last >= today - 30d)"),
+        [
+            Together::Count(Op::AtLeast, 2),
+            Together::Sum(Op::AtLeast, 1_000_000),
+            Together::Average(Op::More, 199_900),
+            Together::First(Op::Less, Moment::Fixed(Date::parse("2026-01-01").expect("a date"))),
+            Together::Last(Op::AtLeast, Moment::Today(Period { amount: -30, unit: Unit::Day })),
+        ]
+    );
+    assert_eq!(of("ordered(sum = 0.0001, sum <= 100000000000)"), [Together::Sum(Op::Equal, 1), Together::Sum(Op::AtMost, 1_000_000_000_000_000)]);
+    let Leaf::Ordered { within, product, category, at_least, together } = leaf("ordered()") else { panic!("orders") };
+    assert_eq!((within, product, category, at_least, together.len()), (None, None, None, 1, 0));
+}
+
+proptest! {
+    #[test]
+    fn every_amount_of_four_decimals_is_kept(parts in 0_i64..1_000_000_000_000_000) {
+        let source = format!("ordered(sum >= {}.{:04})", parts / 10_000, parts % 10_000);
+        let Leaf::Ordered { together, .. } = leaf_of(&source) else { panic!("orders") };
+        prop_assert_eq!(together, vec![Together::Sum(Op::AtLeast, parts)]);
+    }
+}
+
+fn leaf_of(source: &str) -> Leaf {
+    match understood(source).root {
+        Node::Leaf { leaf, .. } => leaf,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn engagement_is_asked_of_all_topics_or_of_one() {
+    use super::rule::Engagement as What;
+    let of = |source: &str| match leaf(source) {
+        Leaf::Engagement { topic, what, op, value, settings } => {
+            assert_eq!(settings.dormant_days, 180);
+            (topic, what, op, value)
+        }
+        other => panic!("{other:?}"),
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    assert_eq!(of("engagement.stage = 'dormant'"), (None, What::Stage, Op::Equal, text("dormant")));
+    assert_eq!(of("engagement.stage is set"), (None, What::Stage, Op::NotEqual, text("")));
+    assert_eq!(of("engagement.score >= 2.5"), (None, What::Score, Op::AtLeast, Value::Number(2.5)));
+    assert_eq!(of("engagement.best_hour is set"), (None, What::BestHour, Op::AtLeast, Value::Number(0.0)));
+    assert_eq!(of("engagement.best_weekday != 7"), (None, What::BestWeekday, Op::NotEqual, Value::Number(7.0)));
+    let shop_topic = Some("shop".to_owned());
+    assert_eq!(of("engagement('shop', stage != 'active')"), (shop_topic.clone(), What::Stage, Op::NotEqual, text("active")));
+    let Value::Date(Moment::Today(period)) = of("engagement('shop', last_open < today - 30d)").3 else { panic!("a day") };
+    assert_eq!(period.amount, -30);
+    let parts = |source: &str| match understood(source).root {
+        Node::All(nodes) => ("all", nodes),
+        Node::Any(nodes) => ("any", nodes),
+        other => panic!("{other:?}"),
+    };
+    let written = |nodes: &[Node]| nodes.iter().map(|node| Rule { root: node.clone() }.to_string()).collect::<Vec<_>>();
+    let (joined, nodes) = parts("engagement.best_hour in (9, 10)");
+    assert_eq!((joined, written(&nodes)), ("any", vec!["engagement.best_hour = 9".to_owned(), "engagement.best_hour = 10".to_owned()]));
+    let (joined, nodes) = parts("engagement('shop', stage = 'cooling', score >= 1)");
+    let expected = vec!["engagement('shop', stage = 'cooling')".to_owned(), "engagement('shop', score >= 1)".to_owned()];
+    assert_eq!((joined, written(&nodes)), ("all", expected));
+}
+
+#[test]
+fn scores_are_fields_of_another_table() {
+    let Leaf::Compare(field, Op::AtLeast, Value::Number(4.0)) = leaf("rfm.recency >= 4") else { panic!("a comparison") };
+    assert_eq!((field.column.as_str(), field.home, field.built_in), ("rfm_recency", Home::Score, false));
+    understood("lifecycle in ('loyal', 'at_risk') and lifecycle contains 'risk' and churn.risk > 0.5 and value.decile is set");
+    // What an instance declared itself stays its own.
+    let mut own = shop();
+    own.schema = Schema::new(&[("lifecycle".to_owned(), AttributeType::Number)].into());
+    let Node::Leaf { leaf: Leaf::Compare(field, ..), .. } = rule("lifecycle = 3", &own).expect("a number").root else { panic!() };
+    assert_eq!(field.home, Home::Contact);
+}
+
+#[test]
+fn every_word_of_the_reference_is_understood() {
+    use super::reference::{FUNCTIONS, KEYWORDS, SCORES};
+    let mut catalog = shop();
+    catalog.topics.insert("newsletter".to_owned());
+    let number = |name: &str| (name.to_owned(), AttributeType::Number);
+    let attributes = catalog.schema.attributes().map(|(name, kind)| (name.to_owned(), kind)).chain([number("points")]).collect();
+    catalog.schema = Schema::new(&attributes);
+    let understood = |source: &str| {
+        if let Err(errors) = rule(source, &catalog) {
+            panic!("{}", problems("reference", source, &errors).render(false));
+        }
+    };
+    for function in FUNCTIONS {
+        understood(function.example);
+        let first = function.first.iter().map(|first| first.example.to_owned());
+        let mut arguments: Vec<String> = first.collect();
+        let named = function.named.iter().map(|parameter| format!("{}: {}", parameter.name, parameter.example));
+        arguments.extend(named.chain(function.compared.iter().map(|parameter| parameter.example.to_owned())));
+        understood(&format!("{}({})", function.name, arguments.join(", ")));
+    }
+    KEYWORDS.iter().for_each(|word| understood(word.example));
+    for entry in completion(&catalog).fields {
+        understood(&entry.example);
+        for operator in &entry.operators {
+            let value = match (entry.kind, *operator) {
+                (_, "is set" | "is not set" | "is today" | "") => "",
+                (_, "not") => {
+                    understood(&format!("not {}", entry.name));
+                    continue;
+                }
+                (_, "in next" | "in last") => "7 days",
+                ("number", "in" | "not in") => "(1, 2)",
+                ("date", "in" | "not in") => "(today)",
+                (_, "in" | "not in") => "('active')",
+                ("number", _) => "3",
+                ("boolean", _) => "true",
+                ("date", _) => "today - 3d",
+                _ => "'active'",
+            };
+            understood(&format!("{} {operator} {value}", entry.name));
+        }
+    }
+    assert!(SCORES.iter().all(|score| score.name.replace('.', "_").chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+}
+
+#[test]
+fn questions_to_the_past_count_for_what_they_cost() {
+    for leaf in ["ordered()", "did('visit')", "engagement.score > 1", "rfm.recency > 1", "birthday is today", "paused('shop')"] {
+        let many = |count: usize| vec![leaf; count].join(" or ");
+        assert!(rule(&many((MAX_SIZE - 1) / HISTORY_SIZE), &shop()).is_ok(), "{leaf}");
+        let errors = rule(&many(MAX_SIZE / HISTORY_SIZE + 1), &shop()).expect_err(leaf);
+        assert!(errors[0].message.starts_with("this rule has more than"), "{leaf}: {errors:?}");
+    }
+    let deep = format!("did('visit', where: {}member{})", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH));
+    assert!(rule(&deep, &shop()).is_err());
+    let regions = vec!["country in region('Europe')"; MAX_SIZE / 50].join(" or ");
+    assert!(rule(&regions, &shop()).is_err());
+}
+
+// The layout ---------------------------------------------------------------------------------------
+
+#[test]
+fn long_rules_are_laid_out_with_what_joins_them_at_the_front() {
+    let catalog = shop();
+    let mut shown = String::new();
+    for source in [
+        "vip  and   city='Taipei'",
+        " weekly-buyers ",
+        "city = 'Taipei' and clicked(campaign: 'weekly', within: 90d, at_least: 2) and birthday in next 7 days and not vip",
+        "(city = 'Taipei' or city = 'Tainan' or country in region('EU')) and (vip or did('visit', within: 30d) or engagement.score >= 3)",
+        "vip and city = 'Taipei' and birthday is set or subscribed('tea-letter', within: 30d) and not opened(within: 30d) and age > 30 or age < 3",
+        "not (vip and city = 'Taipei' and birthday is set and subscribed('tea-letter', within: 30d) and not opened(within: 30d))",
+        "city not in ('Taipei', 'Tainan', 'Kaohsiung', 'Hsinchu', 'Keelung', 'Chiayi', 'Taoyuan', 'Hualien', 'Taitung', 'Yilan')",
+        "did('visit', within: 30d, at_least: 3, where: page = '/oolong/high-mountain' and duration > 30 and (member or tags contains 'new'))",
+        "vip or (city = 'a very long name of a city that leaves no place for more' and did('visit', within: 30d, where: page = '/oolong'))",
+        "vip and (age > 1 and (age > 2 or city = 'a very long name of a city that leaves no place' or city = 'and another one of these'))",
+        "city = 'a text is never broken, however long it may be, because every blank in it is a part of it, and so is the end'",
+    ] {
+        let text = formatted(source, &catalog).expect(source);
+        assert_eq!(formatted(&text, &catalog).expect("it reads"), text, "formatting twice");
+        shown.push_str(&format!("{text}\n\n"));
+    }
+    insta::assert_snapshot!(shown);
+    assert!(formatted("weekly-byers", &catalog).is_err_and(|errors| errors[0].hint.contains("weekly-buyers")));
+}
+
+const SPAN: std::ops::Range<usize> = 0..0;
+
+fn name(names: &[&'static str]) -> impl Strategy<Value = Name> + use<> {
+    select(names.to_vec()).prop_map(|text| Name { text: text.to_owned(), span: SPAN })
+}
+
+/// Fields, also those whose names are words elsewhere.
+fn field() -> impl Strategy<Value = Name> {
+    name(&["vip", "city", "城市", "rfm.recency", "engagement.stage", "next", "last", "region", "the", "where", "days", "a_long_name_of_an_attribute"])
+}
+
+fn period(units: &[Unit]) -> impl Strategy<Value = Period> + use<> {
+    (0_i64..=100_000, select(units.to_vec())).prop_map(|(amount, unit)| Period { amount, unit })
+}
+
+fn literal() -> BoxedStrategy<Literal> {
+    use LiteralKind::*;
+    let every = [Unit::Hour, Unit::Day, Unit::Week, Unit::Month, Unit::Year];
+    prop_oneof![
+        4 => "[^\\p{C}]{0,24}".prop_map(Text),
+        1 => "['\"`\\\\# (),]{1,6}".prop_map(Text),
+        2 => prop_oneof![Just(0.0), -1e6..1e6, any::<i32>().prop_map(f64::from), Just(1e300), Just(5e-324)].prop_map(Number),
+        1 => any::<bool>().prop_map(Boolean),
+        1 => period(&every).prop_map(Duration),
+        1 => (0_u32..=1_000_000).prop_map(Percent),
+        1 => Just(Today(Period { amount: 0, unit: Unit::Day })),
+        1 => (period(&every), any::<bool>()).prop_filter_map("today alone has one spelling", |(period, back)| {
+            (period.amount > 0).then(|| Today(Period { amount: if back { -period.amount } else { period.amount }, ..period }))
+        }),
+        1 => "[A-Za-z ']{1,12}".prop_map(Region),
+    ]
+    .prop_map(|kind| Literal { kind, span: SPAN })
+    .boxed()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    select(vec![Op::Equal, Op::NotEqual, Op::Less, Op::AtMost, Op::More, Op::AtLeast])
+}
+
+fn stretch() -> impl Strategy<Value = Stretch> {
+    let days = || period(&[Unit::Day, Unit::Week]);
+    prop_oneof![Just(Stretch::Today), days().prop_map(Stretch::Next), days().prop_map(Stretch::Last)]
+}
+
+fn expr() -> BoxedStrategy<Expr> {
+    let made = |kind| Expr { kind, span: SPAN };
+    let call = || name(&["opened", "did", "ordered", "segment", "whatever"]);
+    let key = || name(&["within", "campaign", "sum", "last", "region", "a_rather_long_name_of_an_argument"]);
+    let argument = move || {
+        prop_oneof![
+            literal().prop_map(Argument::Plain),
+            (key(), literal()).prop_map(|(key, value)| Argument::Named(key, value)),
+            (key(), op(), literal()).prop_map(|(key, op, value)| Argument::Condition(key, op, value)),
+        ]
+    };
+    let leaf = prop_oneof![
+        field().prop_map(ExprKind::Field),
+        (field(), op(), literal()).prop_map(|(name, op, value)| ExprKind::Compare(name, op, value)),
+        (field(), proptest::collection::vec(literal(), 1..12)).prop_map(|(name, values)| ExprKind::In(name, values)),
+        (field(), literal()).prop_map(|(name, value)| ExprKind::Contains(name, value)),
+        field().prop_map(ExprKind::IsSet),
+        (field(), stretch()).prop_map(|(name, stretch)| ExprKind::Recurs(name, stretch)),
+        (call(), proptest::collection::vec(argument(), 0..6)).prop_map(|(name, arguments)| ExprKind::Call(name, arguments)),
+    ]
+    .prop_map(made);
+    leaf.prop_recursive(4, 40, 5, move |inner| {
+        let filter = inner.clone().prop_map(|condition| Argument::Where(Name { text: "where".to_owned(), span: SPAN }, Box::new(condition)));
+        let arguments = proptest::collection::vec(prop_oneof![3 => argument(), 1 => filter], 1..5);
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 2..6).prop_map(ExprKind::And),
+            proptest::collection::vec(inner.clone(), 2..6).prop_map(ExprKind::Or),
+            inner.prop_map(|term| ExprKind::Not(Box::new(term))),
+            (call(), arguments).prop_map(|(name, arguments)| ExprKind::Call(name, arguments)),
+        ]
+        .prop_map(made)
+    })
+    .boxed()
+}
+
+/// The expression without its places.
+fn bare(expr: &Expr) -> Expr {
+    let named = |name: &Name| Name { text: name.text.clone(), span: SPAN };
+    let value = |literal: &Literal| Literal { kind: literal.kind.clone(), span: SPAN };
+    let all = |terms: &[Expr]| terms.iter().map(bare).collect();
+    let kind = match &expr.kind {
+        ExprKind::And(terms) => ExprKind::And(all(terms)),
+        ExprKind::Or(terms) => ExprKind::Or(all(terms)),
+        ExprKind::Not(inner) => ExprKind::Not(Box::new(bare(inner))),
+        ExprKind::Field(name) => ExprKind::Field(named(name)),
+        ExprKind::Compare(name, op, literal) => ExprKind::Compare(named(name), *op, value(literal)),
+        ExprKind::In(name, literals) => ExprKind::In(named(name), literals.iter().map(value).collect()),
+        ExprKind::Contains(name, literal) => ExprKind::Contains(named(name), value(literal)),
+        ExprKind::IsSet(name) => ExprKind::IsSet(named(name)),
+        ExprKind::Recurs(name, stretch) => ExprKind::Recurs(named(name), *stretch),
+        ExprKind::Call(name, arguments) => {
+            let arguments = arguments.iter().map(|argument| match argument {
+                Argument::Plain(literal) => Argument::Plain(value(literal)),
+                Argument::Named(key, literal) => Argument::Named(named(key), value(literal)),
+                Argument::Where(key, condition) => Argument::Where(named(key), Box::new(bare(condition))),
+                Argument::Condition(key, op, literal) => Argument::Condition(named(key), *op, value(literal)),
+            });
+            ExprKind::Call(named(name), arguments.collect())
+        }
+        ExprKind::Unreadable => ExprKind::Unreadable,
+    };
+    Expr { kind, span: SPAN }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+    #[test]
+    fn canonical_form_and_layout_read_back_as_the_same_rule(expr in expr()) {
+        let canonical = expr.to_string();
+        let again = parse(&canonical).map_err(|errors| TestCaseError::fail(format!("{canonical}: {errors:?}")))?;
+        prop_assert_eq!(bare(&again), expr.clone(), "{}", structure(&again));
+        let laid_out = format(&expr);
+        let again = parse(&laid_out).map_err(|errors| TestCaseError::fail(format!("{laid_out}: {errors:?}")))?;
+        prop_assert_eq!(&bare(&again), &expr, "{}", laid_out);
+        prop_assert_eq!(format(&again), laid_out, "formatting twice");
+    }
+
+    #[test]
+    fn any_row_of_pieces_of_calls_is_either_understood_or_refused_within_its_bounds(
+        pieces in proptest::collection::vec(select(PIECES.to_vec()), 0..25),
+    ) {
+        let source = pieces.join(" ");
+        if let Err(errors) = rule(&source, &shop()) {
+            prop_assert!(!errors.is_empty());
+            prop_assert!(errors.iter().all(|error| source.get(error.span.clone()).is_some() && !error.hint.is_empty()));
+        }
+    }
+}
+
+/// Pieces from which nonsense about the past is made.
+const PIECES: &[&str] = &[
+    "did(", "ordered(", "engagement(", "subscribed(", "region(", "frozen(", "random(", "(", ")", ")", ",", "'visit'", "'shop'", "'EU'", "where", ":",
+    "page", "duration", "sum", "count", "within", "since", "stage", "engagement.", "score", "birthday", "country", "in", "next", "last", "7", "days",
+    "weeks", "30d", "is", "today", "not", "and", "or", "=", ">=", "100", "1.23456", "'x'", "the", "vip", "10%",
+];
