@@ -171,6 +171,8 @@ ALTER TABLE hit ADD COLUMN agent_id BIGINT;
 ALTER TABLE hit ADD COLUMN looked BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE hit ADD COLUMN traits TEXT;
 CREATE INDEX hit_delivery ON hit (delivery_id, at);
+-- Whether anybody else has an agent, when somebody's is forgotten.
+CREATE INDEX hit_agent ON hit (agent_id) WHERE agent_id IS NOT NULL;
 CREATE INDEX hit_at ON hit (kind, verdict, at, contact_id);
 
 -- How far the log of a process has been read into `hit`: written in the transaction that writes the hits.
