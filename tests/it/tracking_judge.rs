@@ -477,6 +477,7 @@ on_each_database! {
         assert_eq!(number(&db, "SELECT times FROM hit WHERE id = 3").await, 2);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit WHERE ip IS NOT NULL OR agent_id IS NOT NULL OR traits IS NOT NULL").await, 0);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit").await, 4);
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM agent").await, 0, "an agent that no hit has is gone");
         assert_eq!(number(&db, sums).await, before);
         assert_eq!(verify(&db, 1, false, NOW).await.unwrap().differences, 0);
         // What is left is judged by what was noted, with the weights of today.
