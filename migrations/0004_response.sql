@@ -222,6 +222,8 @@ ALTER TABLE hit ADD COLUMN agent_id BIGINT;
 ALTER TABLE hit ADD COLUMN looked BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE hit ADD COLUMN traits TEXT;
 CREATE INDEX hit_delivery ON hit (delivery_id, at);
+-- Whether anybody else has an agent, when somebody's is forgotten.
+CREATE INDEX hit_agent ON hit (agent_id) WHERE agent_id IS NOT NULL;
 -- For questions over time: of all people, and of each. All that is asked for stands in them.
 CREATE INDEX hit_at ON hit (kind, verdict, at, contact_id, run_id, times);
 DROP INDEX hit_contact;

@@ -21,7 +21,7 @@ pub struct TrackingCommand {
 enum Action {
     /// Judge all hits that are kept by the rules of today, human or machine.
     #[command(
-        after_help = "Reports, segments and engagement follow. Hits that were put together (`compact_days`) stay as they are; of those\n\
+        after_help = "Reports, segments and engagement follow. Hits that were put together (`compact_days`) stay as they are; of those \
         whose address and agent are forgotten (`client_days`) counts what was noted.\n\n\
         Examples:\n  optin tracking judge --dry-run\n  optin tracking judge --campaign weekly --since 2026-11-01T00:00:00Z"
     )]

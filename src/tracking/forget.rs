@@ -10,6 +10,9 @@ use crate::db::{Connection, DbError, Rows, Tx};
 /// (`numbers`: delivery and number), so that the counts of a run stay as they are; address and agent go, and engagement with them.
 pub async fn forget_contact(tx: &mut Tx, contact_id: i64, numbers: &[(i64, i64)]) -> Result<(), DbError> {
     let rows = || Rows::new().i64("id", numbers.iter().map(|pair| pair.0)).i64("number", numbers.iter().map(|pair| pair.1));
+    let agents =
+        tx.fetch_all("SELECT DISTINCT agent_id FROM hit WHERE contact_id = $1 AND agent_id IS NOT NULL", args![contact_id]).await?;
+    let agents = agents.iter().map(|row| row.get(0)).collect::<Result<Vec<i64>, _>>()?;
     tx.bulk(
         "UPDATE hit SET contact_id = v.number, ip = NULL, agent = NULL, agent_id = NULL, traits = NULL FROM {rows} WHERE hit.contact_id = $1 AND hit.delivery_id = v.id",
         args![contact_id],
@@ -27,7 +30,32 @@ pub async fn forget_contact(tx: &mut Tx, contact_id: i64, numbers: &[(i64, i64)]
     for table in ["unsubscribe", "hit_total"] {
         tx.execute(&format!("UPDATE {table} SET contact_id = 0 WHERE contact_id = $1"), args![contact_id]).await?;
     }
+    drop_agents(tx, agents).await?;
     super::engagement_ops::forget_contact(tx, contact_id, numbers).await
+}
+
+/// Removes those of these agents that no hit has any more: a rare one tells whose it was.
+async fn drop_agents(tx: &mut Tx, agents: Vec<i64>) -> Result<(), DbError> {
+    tx.bulk(
+        "DELETE FROM agent WHERE id IN (SELECT v.id FROM {rows}) AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.agent_id = agent.id)",
+        args![],
+        Rows::new().i64("id", agents),
+    )
+    .await
+    .map(|_| ())
+}
+
+/// The agents of these hits.
+async fn agents_of(tx: &mut Tx, ids: &[i64]) -> Result<Vec<i64>, DbError> {
+    let found = tx
+        .bulk_fetch(
+            "SELECT DISTINCT h.agent_id FROM {rows} JOIN hit h ON h.id = v.id WHERE h.agent_id IS NOT NULL",
+            args![],
+            Rows::new().i64("id", ids.iter().copied()),
+        )
+        .await?;
+    let agents = found.iter().map(|row| row.get(0)).collect::<Result<BTreeSet<i64>, _>>()?;
+    Ok(agents.into_iter().collect())
 }
 
 /// Which hits a rule of retention is about.
@@ -65,7 +93,10 @@ pub async fn drop_old(tx: &mut Tx, old: Old, ids: &[i64]) -> Result<u64, DbError
         Old::WithClient => "UPDATE hit SET ip = NULL, agent = NULL, agent_id = NULL, traits = NULL FROM {rows} WHERE hit.id = v.id",
         Old::All => "DELETE FROM hit WHERE id IN (SELECT v.id FROM {rows})",
     };
-    tx.bulk(sql, args![], Rows::new().i64("id", ids.iter().copied())).await
+    let agents = agents_of(tx, ids).await?;
+    let touched = tx.bulk(sql, args![], Rows::new().i64("id", ids.iter().copied())).await?;
+    drop_agents(tx, agents).await?;
+    Ok(touched)
 }
 
 /// Hits of one mail, kind, link and verdict, seen between `since` and `before`, become one: those that are not the
@@ -124,12 +155,16 @@ pub async fn compact(tx: &mut Tx, ids: &[i64], before: Time) -> Result<u64, DbEr
         let known = last.entry(alike).or_insert((at, id));
         *known = (*known).max((at, id));
     }
-    let kept = Rows::new().i64("id", more.keys().map(|alike| last.get(alike).map_or(0, |last| last.1))).i64("more", more.values().copied());
+    let stay: Vec<i64> = more.keys().map(|alike| last.get(alike).map_or(0, |last| last.1)).collect();
+    let agents = agents_of(tx, &[ids, stay.as_slice()].concat()).await?;
+    let kept = Rows::new().i64("id", stay).i64("more", more.values().copied());
     tx.bulk(
         "UPDATE hit SET times = hit.times + v.more, ip = NULL, agent = NULL, agent_id = NULL, traits = NULL FROM {rows} WHERE hit.id = v.id",
         args![],
         kept,
     )
     .await?;
-    tx.bulk("DELETE FROM hit WHERE id IN (SELECT v.id FROM {rows})", args![], Rows::new().i64("id", going)).await
+    let gone = tx.bulk("DELETE FROM hit WHERE id IN (SELECT v.id FROM {rows})", args![], Rows::new().i64("id", going)).await?;
+    drop_agents(tx, agents).await?;
+    Ok(gone)
 }

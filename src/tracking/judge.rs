@@ -171,7 +171,7 @@ pub struct Judgement {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Client {
     signals: Vec<Signal>,
-    /// Its /24 or /64, where the address is known.
+    /// Its /24 or /64, where the address is known and is one of the internet.
     pub network: Option<String>,
 }
 
@@ -210,7 +210,7 @@ impl Client {
         {
             signals.extend(traits.signals(agent));
         }
-        Client { signals, network: address.map(neighbourhood) }
+        Client { signals, network: address.filter(|address| !is_in_house(*address)).map(neighbourhood) }
     }
 
     /// What is known of a client whose address and agent are forgotten: the signals that were kept.
@@ -222,6 +222,14 @@ impl Client {
 
     pub(super) fn has(&self, signal: Signal) -> bool {
         self.signals.contains(&signal)
+    }
+}
+
+/// Of this machine or a private network: a proxy that hides who comes, or a rehearsal. Everybody has it.
+fn is_in_house(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local(),
     }
 }
 
@@ -291,14 +299,20 @@ pub struct Mail {
 /// Judges the hits of one mail together; `hits` are by time. The answer is in their order.
 pub fn judge(machine_from: i64, mail: &Mail, hits: &[Seen]) -> Vec<Judgement> {
     let sequence = Sequence::new(mail, hits);
-    hits.iter()
-        .enumerate()
-        .map(|(at, hit)| {
-            let mut signals = hit.client.signals.clone();
-            sequence.signals(at, &mut signals);
-            weigh(machine_from, hit, &signals)
-        })
-        .collect()
+    let weighed = |at: usize, more: Option<Signal>| {
+        let mut signals = hits[at].client.signals.clone();
+        sequence.signals(at, &mut signals);
+        signals.extend(more);
+        weigh(machine_from, &hits[at], &signals)
+    };
+    let mut judged: Vec<Judgement> = (0..hits.len()).map(|at| weighed(at, None)).collect();
+    // Whoever followed links like a machine has loaded the image as one.
+    let scans: Vec<bool> =
+        hits.iter().zip(&judged).map(|(hit, judged)| hit.kind == Kind::Click && judged.verdict == Verdict::Machine).collect();
+    for at in (0..hits.len()).filter(|at| hits[*at].kind == Kind::Open && sequence.beside(*at, &scans)) {
+        judged[at] = weighed(at, Some(WITH_SCAN));
+    }
+    judged
 }
 
 fn weigh(machine_from: i64, hit: &Seen, signals: &[Signal]) -> Judgement {
@@ -399,6 +413,15 @@ mod tests {
         assert_eq!(client.signals, [DATACENTRE, NO_LANGUAGE]);
         assert_eq!(Client::remembered("").signals, []);
         assert_eq!(Client::remembered("machine_agent,burst").signals, [MACHINE_AGENT], "as written before there were weights");
+    }
+
+    #[test]
+    fn addresses_of_the_house_are_no_network() {
+        let network = |ip: &str| Client::of(Kind::Click, Some(ip), Some(PHONE), false, None).network;
+        for ip in ["127.0.0.1", "10.1.2.3", "192.168.1.1", "::1", "fd00::1", "fe80::1", "::ffff:127.0.0.1", "nonsense"] {
+            assert_eq!(network(ip), None, "{ip}");
+        }
+        assert_eq!(network("198.51.100.7").as_deref(), Some("198.51.100"));
     }
 
     #[test]

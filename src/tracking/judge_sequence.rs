@@ -3,7 +3,7 @@
 use super::Kind;
 use super::judge::{
     ALL_LINKS, BURST, DATACENTRE, EARLY, GATEWAY, IMAGE_BEFORE, MANY_MORE_RECIPIENTS, MANY_RECIPIENTS, Mail, NO_IMAGE, PAIR, PAIR_FOLLOWED,
-    PREFETCH, QUIET_DOMAIN, SCANNED_DOMAIN, SCANNER_NETWORK, SOON, Seen, Signal, TOO_SOON, TRAP_HEADER, TRAP_LINK, Taken, WITH_SCAN,
+    PREFETCH, QUIET_DOMAIN, SCANNED_DOMAIN, SCANNER_NETWORK, SOON, Seen, Signal, TOO_SOON, TRAP_HEADER, TRAP_LINK, Taken,
 };
 use crate::clock::{MINUTE, SECOND, Time};
 
@@ -82,8 +82,7 @@ impl<'a> Sequence<'a> {
                 out.extend(self.mail.gateway.then_some(GATEWAY));
                 out.extend(self.domain());
             }
-            Kind::Open => out.extend(self.with_scan(at).then_some(WITH_SCAN)),
-            Kind::Trap => {}
+            Kind::Open | Kind::Trap => {}
         }
         out.extend(self.trap(at));
     }
@@ -139,7 +138,7 @@ impl<'a> Sequence<'a> {
     fn image(&self, at: usize) -> Option<Signal> {
         let hit = &self.hits[at];
         let seen = |(index, other): (usize, &Seen)| {
-            let scanned = other.client.has(PREFETCH) || self.with_scan(index);
+            let scanned = other.client.has(PREFETCH) || self.beside(index, &self.burst);
             other.kind == Kind::Open && other.at < hit.at && !other.looked && !scanned && Self::same_network(hit, other)
         };
         if self.near(at, WINDOW_MS).any(seen) && !self.burst[at] {
@@ -148,9 +147,9 @@ impl<'a> Sequence<'a> {
         (!self.mail.opened && !self.hits.iter().any(|other| other.kind == Kind::Open && !other.looked)).then_some(NO_IMAGE)
     }
 
-    /// An image that the client loaded which followed many links at once.
-    fn with_scan(&self, at: usize) -> bool {
-        self.near(at, BURST_MS).any(|(index, other)| self.burst[index] && Self::same_network(&self.hits[at], other))
+    /// Whether the same network did one of `these` within seconds of hit `at`.
+    pub(super) fn beside(&self, at: usize, these: &[bool]) -> bool {
+        self.near(at, BURST_MS).any(|(index, other)| these[index] && Self::same_network(&self.hits[at], other))
     }
 
     fn trap(&self, at: usize) -> Option<Signal> {

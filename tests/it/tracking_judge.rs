@@ -38,7 +38,9 @@ async fn add_run(tx: &mut Tx, id: i64, campaign: &str, links: i64) {
     .await
     .unwrap();
     for link in 0..links {
-        tx.execute("INSERT INTO run_link (run_id, position, url, name) VALUES ($1, $2, 'https://a.example', 'A')", args![id, link]).await.unwrap();
+        tx.execute("INSERT INTO run_link (run_id, position, url, name) VALUES ($1, $2, 'https://a.example', 'A')", args![id, link])
+            .await
+            .unwrap();
     }
 }
 
@@ -250,7 +252,8 @@ async fn people_and_scanners_are_told_apart() {
         total.iter().filter(|(key, _)| test(key)).map(|(_, count)| count).sum()
     };
     say(format!("{:<20} {:<6} {:<11} {:>7} {:>8} {:>11}", "source", "kind", "truth", "human", "machine", "unknowable"));
-    let mut rows: Vec<(String, String, String)> = total.keys().map(|(name, kind, truth, _)| (name.clone(), kind.clone(), truth.clone())).collect();
+    let mut rows: Vec<(String, String, String)> =
+        total.keys().map(|(name, kind, truth, _)| (name.clone(), kind.clone(), truth.clone())).collect();
     rows.dedup();
     for (name, kind, truth) in rows {
         let of = |verdict: &str| total.get(&(name.clone(), kind.clone(), truth.clone(), verdict.to_owned())).copied().unwrap_or_default();
@@ -270,7 +273,8 @@ async fn people_and_scanners_are_told_apart() {
     assert!(clicks > 1_000 && lost * 50 < clicks, "{lost} of {clicks} clicks of people are lost");
     assert_eq!(count(&|key| key.0 == "apple_mpp" && key.1 == "open" && key.3 != "unknowable"), 0);
     assert!(count(&|key| key.0 == "apple_mpp" && key.1 == "open") > 300);
-    let by_proxy = |key: &(String, String, String, String)| matches!(key.0.as_str(), "gmail" | "yahoo") && key.1 == "open" && key.2 == "human";
+    let by_proxy =
+        |key: &(String, String, String, String)| matches!(key.0.as_str(), "gmail" | "yahoo") && key.1 == "open" && key.2 == "human";
     assert_eq!(count(&|key| by_proxy(key) && key.3 != "human"), 0);
 }
 
@@ -440,7 +444,7 @@ on_each_database! {
         assert_eq!(run(&["tracking", "judge", "--json"]).exits(0).json()["turned"], serde_json::json!([]));
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit_total WHERE delivery_id = 2 AND human = 0 AND last_at IS NULL").await, 2);
         assert!(run(&["tracking", "judge"]).exits(0).stdout.contains("5 hits judged"));
-        run(&["tracking", "judge", "--campaign", "monthly"]).exits(1);
+        run(&["tracking", "judge", "--campaign", "monthly"]).exits(2);
 
         run(&["tracking", "verify"]).exits(0);
         db.execute("UPDATE hit_total SET human = 9 WHERE delivery_id = 1 AND link = -2", vec![]).await.unwrap();
@@ -473,6 +477,7 @@ on_each_database! {
         assert_eq!(number(&db, "SELECT times FROM hit WHERE id = 3").await, 2);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit WHERE ip IS NOT NULL OR agent_id IS NOT NULL OR traits IS NOT NULL").await, 0);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit").await, 4);
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM agent").await, 0, "an agent that no hit has is gone");
         assert_eq!(number(&db, sums).await, before);
         assert_eq!(verify(&db, 1, false, NOW).await.unwrap().differences, 0);
         // What is left is judged by what was noted, with the weights of today.
@@ -501,12 +506,21 @@ fn agents_of_public_lists_are_told() {
         judge(100, &mail, &[Seen::new(&hit)])[0].verdict == Verdict::Machine
     };
     let lists: Vec<serde_json::Value> = serde_json::from_str(&robots).unwrap();
-    let robots: Vec<&str> = lists.iter().flat_map(|robot| robot["instances"].as_array().unwrap()).filter_map(|agent| agent.as_str()).collect();
+    let robots: Vec<&str> =
+        lists.iter().flat_map(|robot| robot["instances"].as_array().unwrap()).filter_map(|agent| agent.as_str()).collect();
     let browsers = std::fs::read_to_string(folder.join("isbot-browsers.yml")).unwrap();
-    let browsers: Vec<&str> =
-        browsers.lines().filter_map(|line| line.strip_prefix("  - ")).map(|agent| agent.trim_matches(['"', '\''])).filter(|agent| agent.starts_with("Mozilla/")).collect();
+    let browsers: Vec<&str> = browsers
+        .lines()
+        .filter_map(|line| line.strip_prefix("  - "))
+        .map(|agent| agent.trim_matches(['"', '\'']))
+        .filter(|agent| agent.starts_with("Mozilla/"))
+        .collect();
     let share = |agents: &[&str]| agents.iter().filter(|agent| machine(agent)).count() * 1_000 / agents.len();
     let (found, wrong) = (share(&robots), share(&browsers));
-    say(format!("{found} per mille of {} robots are known by their agent, {wrong} per mille of {} browsers are taken for one", robots.len(), browsers.len()));
+    say(format!(
+        "{found} per mille of {} robots are known by their agent, {wrong} per mille of {} browsers are taken for one",
+        robots.len(),
+        browsers.len()
+    ));
     assert!(found > 800 && wrong < 20);
 }

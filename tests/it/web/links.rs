@@ -18,6 +18,7 @@ on_each_database!(
         }
         assert_eq!(get(&format!("{token}/%FF")).header("location"), None);
         assert_eq!(get(&site.click_link(0, "javascript:alert(1)")).status, 404, "even signed by ourselves");
+        site.recorder.flush().await;
         let counts = ops::counts(&mut site.db.clone(), RUN).await.unwrap();
         assert_eq!((counts.clicks.human, counts.clicks.machine, counts.clicks.unique), (1, 0, 1));
         assert_eq!(site.count("SELECT COUNT(*) FROM hit WHERE kind = 'click' AND link = 0 AND ip = '127.0.0.1'").await, 1);
