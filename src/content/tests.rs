@@ -62,6 +62,8 @@ fn definition(layout: &str, body: &str) -> Definition {
         track_clicks: true,
         delivery: Default::default(),
         topic_frame: Default::default(),
+        link_parameters: Default::default(),
+        honeypot: false,
     }
 }
 

@@ -36,6 +36,8 @@ fn definition() -> Definition {
         track_clicks: false,
         delivery: Default::default(),
         topic_frame: Default::default(),
+        link_parameters: Default::default(),
+        honeypot: false,
     }
 }
 

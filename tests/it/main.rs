@@ -47,4 +47,5 @@ mod shown;
 mod suppressions;
 mod tidy;
 mod tracking_consent;
+mod tracking_intake;
 mod web;

@@ -33,7 +33,7 @@ fn visit(url: &str) -> u16 {
 type Row = (String, Option<String>, bool, bool, String);
 
 async fn hits(db: &Db) -> Vec<Row> {
-    let sql = "SELECT h.kind, c.email, h.delivery_id, h.ip, h.agent, h.verdict FROM hit h LEFT JOIN contact c ON c.id = h.contact_id ORDER BY h.id";
+    let sql = "SELECT h.kind, c.email, h.delivery_id, h.ip, h.agent, h.verdict FROM hit h LEFT JOIN contact c ON c.id = h.contact_id WHERE NOT h.looked ORDER BY h.id";
     let rows = db.fetch_all(sql, args![]).await.unwrap();
     rows.iter()
         .map(|row| {
