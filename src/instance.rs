@@ -425,17 +425,18 @@ struct ContentPlaces<'a> {
     preheader: Option<&'a Located<String>>,
     layout: &'a Located<String>,
     body: &'a config::SourceText,
+    parameters: Vec<&'a Located<String>>,
 }
 
 impl<'a> ContentPlaces<'a> {
     fn of_campaign(campaign: &'a Campaign) -> Self {
-        let Campaign { subject, preheader, layout, body_source: body, .. } = campaign;
-        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body }
+        let Campaign { subject, preheader, layout, body_source: body, utm, .. } = campaign;
+        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body, parameters: utm.values().collect() }
     }
 
     fn of_message(template: &'a MessageTemplate) -> Self {
         let MessageTemplate { subject, preheader, layout, body_source: body, .. } = template;
-        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body }
+        ContentPlaces { subject, preheader: preheader.as_ref(), layout, body, parameters: Vec::new() }
     }
 }
 
@@ -453,6 +454,7 @@ fn content_problem(config: &Config, parts: &ContentPlaces<'_>, error: ContentPro
             Some(layout) => source(layout),
             None => parts.layout.place.clone(),
         },
+        Part::Parameter(at) => parts.parameters.get(at).copied().and_then(whole),
     };
     config.sources.problem(place.as_ref(), error.message, error.hint)
 }

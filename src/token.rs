@@ -102,7 +102,15 @@ pub enum TokenError {
 /// in old mails keep working.
 #[derive(Clone)]
 pub struct Keys {
-    secrets: Vec<(u8, [u8; 32])>,
+    secrets: Vec<Secret>,
+}
+
+#[derive(Clone)]
+struct Secret {
+    id: u8,
+    key: [u8; 32],
+    /// Begun with the key: half the work of a short text.
+    mac: Hmac<Sha256>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -118,7 +126,7 @@ impl Keys {
             .chain(retired.iter().map(String::as_str))
             .map(|text| {
                 let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-                (digest[0], digest)
+                Secret { id: digest[0], key: digest, mac: begun(&digest) }
             })
             .collect();
         Keys { secrets }
@@ -126,12 +134,12 @@ impl Keys {
 
     /// A key of 32 bytes for another use inside the same instance, such as seeds and digests.
     pub fn derive(&self, label: &str) -> [u8; 32] {
-        derived(&self.secrets[0].1, label)
+        derived(&self.secrets[0].key, label)
     }
 
     /// The same of every secret, the current one first: to find again what was made under a retired one.
     pub fn derive_all(&self, label: &str) -> Vec<[u8; 32]> {
-        self.secrets.iter().map(|(_, key)| derived(key, label)).collect()
+        self.secrets.iter().map(|secret| derived(&secret.key, label)).collect()
     }
 
     /// Signs `fields` (not negative) for `purpose`, without bound text.
@@ -141,12 +149,12 @@ impl Keys {
 
     /// Signs `fields` together with `bound`, a text that travels outside the token.
     pub fn sign_bound(&self, purpose: Purpose, fields: &[i64], bound: &str) -> String {
-        let (key_id, key) = &self.secrets[0];
-        let mut bytes = vec![purpose as u8, *key_id];
+        let secret = &self.secrets[0];
+        let mut bytes = vec![purpose as u8, secret.id];
         for field in fields {
             write_varint(&mut bytes, u64::try_from(*field).expect("ids and times are not negative"));
         }
-        let mac = compute_mac(key, purpose, &bytes, bound);
+        let mac = compute_mac(secret, purpose, &bytes, bound);
         bytes.extend_from_slice(&mac[..MAC_BYTES]);
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -172,8 +180,8 @@ impl Keys {
         let genuine = self
             .secrets
             .iter()
-            .filter(|(key_id, _)| *key_id == message[1])
-            .any(|(_, key)| constant_time_equal(&compute_mac(key, purpose, message, bound)[..MAC_BYTES], mac));
+            .filter(|secret| secret.id == message[1])
+            .any(|secret| constant_time_equal(&compute_mac(secret, purpose, message, bound)[..MAC_BYTES], mac));
         if !genuine {
             return Err(TokenError::Forged);
         }
@@ -181,15 +189,19 @@ impl Keys {
     }
 }
 
+fn begun(key: &[u8; 32]) -> Hmac<Sha256> {
+    <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any key length works")
+}
+
 fn derived(key: &[u8; 32], label: &str) -> [u8; 32] {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any key length works");
+    let mut mac = begun(key);
     mac.update(b"derive:");
     mac.update(label.as_bytes());
     mac.finalize().into_bytes().into()
 }
 
-fn compute_mac(key: &[u8; 32], purpose: Purpose, message: &[u8], bound: &str) -> [u8; 32] {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("any key length works");
+fn compute_mac(secret: &Secret, purpose: Purpose, message: &[u8], bound: &str) -> [u8; 32] {
+    let mut mac = secret.mac.clone();
     mac.update(&[purpose as u8, message.len() as u8]);
     mac.update(message);
     mac.update(bound.as_bytes());

@@ -47,6 +47,29 @@ pub struct Definition {
     /// stored in the same way.
     #[serde(default, skip_serializing_if = "CampaignAttribution::is_default")]
     pub attribution: CampaignAttribution,
+    /// What links to websites get; left out of what is stored in the same way.
+    #[serde(default, skip_serializing_if = "LinkParameters::is_default")]
+    pub link_parameters: LinkParameters,
+    /// A link that no person sees stands in its mails; left out of what is stored in the same way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub honeypot: bool,
+}
+
+/// The parameters that links to websites get.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LinkParameters {
+    /// Templates, by name (`utm_source`).
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+    /// Hosts whose links get them, with those below; empty: all.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+}
+
+impl LinkParameters {
+    fn is_default(&self) -> bool {
+        *self == LinkParameters::default()
+    }
 }
 
 /// What the frame of a mail needs to know of its topic, beside its name.
@@ -119,6 +142,15 @@ impl Definition {
                 names: topic.texts[0].by_language.clone(),
             }),
             attribution: campaign.attribution,
+            // Without parameters, hosts mean nothing.
+            link_parameters: match campaign.utm.is_empty() {
+                true => LinkParameters::default(),
+                false => LinkParameters {
+                    parameters: campaign.utm.iter().map(|(name, value)| (name.clone(), value.value.clone())).collect(),
+                    hosts: campaign.utm_hosts.clone(),
+                },
+            },
+            honeypot: config.tracking.honeypot,
         }
     }
 

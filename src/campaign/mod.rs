@@ -9,5 +9,5 @@ pub mod schedule;
 pub mod sql;
 
 pub use decide::{Facts, Reason, Verdict, decide};
-pub use definition::{Definition, DeliverySettings, TopicFrame};
+pub use definition::{Definition, DeliverySettings, LinkParameters, TopicFrame};
 pub use run::{Command, Run, RunState};

@@ -114,11 +114,25 @@ type Objects = &'static [(&'static str, &'static [&'static str])];
 const SENDER: (&str, &[&str]) = ("sender", &["name", "email", "postal_address"]);
 const CAMPAIGN_OBJECTS: Objects =
     &[("campaign", &["name"]), ("frame", FRAME_FIELDS), ("links", &["unsubscribe", "preferences", "view"]), SENDER, ("topic", &["name"])];
+/// What a parameter of links may speak of.
+const PARAMETER_OBJECTS: Objects = &[("campaign", &["name"]), ("link", &["name", "position"]), ("topic", &["name"])];
 /// What is in `data` is the caller's affair: the first rendering tells, before a message is accepted.
 const MESSAGE_OBJECTS: Objects = &[SENDER];
 
 /// Finds all mistakes of one template. `environment` is the one it will be rendered in.
 pub(super) fn check(lane: Lane, part: Part, source: &str, schema: &Schema, environment: &Environment<'_>) -> Vec<ContentProblem> {
+    let objects = if lane == Lane::Campaigns { CAMPAIGN_OBJECTS } else { MESSAGE_OBJECTS };
+    check_with(lane, objects, part, source, schema, environment)
+}
+
+fn check_with(
+    lane: Lane,
+    objects: Objects,
+    part: Part,
+    source: &str,
+    schema: &Schema,
+    environment: &Environment<'_>,
+) -> Vec<ContentProblem> {
     let compiled = match environment.template_from_named_str("checked", source) {
         Ok(compiled) => compiled,
         Err(error) => {
@@ -127,7 +141,6 @@ pub(super) fn check(lane: Lane, part: Part, source: &str, schema: &Schema, envir
             return vec![ContentProblem::new(part, error.range(), format!("template syntax: {message}"), hint)];
         }
     };
-    let objects = if lane == Lane::Campaigns { CAMPAIGN_OBJECTS } else { MESSAGE_OBJECTS };
     let mut checker = Checker { lane, objects, part, schema, problems: Vec::new() };
     let mut all_words = Vec::new();
     for segment in template::segments(source) {
@@ -147,6 +160,11 @@ pub(super) fn check(lane: Lane, part: Part, source: &str, schema: &Schema, envir
     checker.roots(&compiled.undeclared_variables(false).into_iter().collect(), &all_words);
     checker.problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
     checker.problems
+}
+
+/// Finds all mistakes of a parameter of links. It is the same for everybody, so it may speak of nobody.
+pub(super) fn check_parameter(part: Part, source: &str, environment: &Environment<'_>) -> Vec<ContentProblem> {
+    check_with(Lane::Campaigns, PARAMETER_OBJECTS, part, source, &Schema::default(), environment)
 }
 
 /// Whether a template uses `{{ links.unsubscribe }}` or the like: `object.field` in any of its tags.
@@ -271,7 +289,7 @@ impl Checker<'_> {
             _ => None,
         };
         let Some((field, range)) = field else { return };
-        if object == "contact" {
+        if object == "contact" && !matches!(self.part, Part::Parameter(_)) {
             if BUILT_IN_FIELDS.contains(&field) || self.schema.attribute(field).is_some() {
                 return;
             }
@@ -294,7 +312,8 @@ impl Checker<'_> {
 
     /// Names that nothing stands behind, where the template does not give them a value itself.
     fn roots(&mut self, undeclared: &BTreeSet<String>, words: &[Word<'_>]) {
-        let mut known: Vec<&str> = vec!["contact", "now"];
+        let of_links = matches!(self.part, Part::Parameter(_));
+        let mut known: Vec<&str> = if of_links { Vec::new() } else { vec!["contact", "now"] };
         known.extend(self.objects.iter().map(|(name, _)| *name));
         if self.lane != Lane::Campaigns {
             known.push("data");
@@ -309,7 +328,10 @@ impl Checker<'_> {
             let called = found.is_some_and(|(at, _)| words.get(at + 1).is_some_and(|next| next.is_sign("(")));
             let what = if called { "function" } else { "variable" };
             let field = BUILT_IN_FIELDS.contains(&name.as_str()) || self.schema.attribute(name).is_some();
-            let hint = if field {
+            let hint = if of_links && (name == "contact" || field) {
+                "a parameter says where a visitor came from, never who it is; it may speak of `campaign.name`, `topic.name`, `link.name`, `link.position`"
+                    .to_owned()
+            } else if field {
                 format!("did you mean `contact.{name}`?")
             } else if let Some(similar) = did_you_mean(name, known.iter().chain(GLOBALS).copied()) {
                 format!("did you mean `{similar}`?")

@@ -29,6 +29,8 @@ pub struct FrameSettings {
     country_attribute: Option<String>,
     /// Host of the site.
     site: String,
+    /// Address of the site.
+    site_url: String,
     /// Titles of forms, by name.
     forms: BTreeMap<String, Localised>,
 }
@@ -41,8 +43,14 @@ impl FrameSettings {
             languages: languages.clone(),
             country_attribute: config.consent.country_attribute.as_ref().map(|name| name.value.clone()),
             site: host.unwrap_or_default(),
+            site_url: config.site.url.value.clone(),
             forms: config.forms.iter().map(|(name, form)| (name.clone(), form.title.clone())).collect(),
         }
+    }
+
+    /// The site's address, without a slash at its end.
+    pub(super) fn site_url(&self) -> &str {
+        &self.site_url
     }
 
     /// The languages that mails are written in.

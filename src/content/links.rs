@@ -2,6 +2,7 @@
 //! become safe ones, the preheader, the frame and the pixel are put in.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use lol_html::html_content::{ContentType, Element};
@@ -10,7 +11,8 @@ use lol_html::{RewriteStrSettings, element, rewrite_str, text};
 use super::Link;
 use super::environment::{URL_PART_FILTER, WHOLE_URL_FILTER};
 use super::problem::{ContentProblem, Part};
-use super::render::{CHECKED, END, PAYLOAD, PIXEL, START, UNTRACKED, web_address};
+use super::parameters::is_personal_page;
+use super::render::{CHECKED, END, PAYLOAD, PIXEL, START, TRAP, UNTRACKED, web_address};
 use super::template::{self, Kind};
 use super::vault::{Piece, Vault, push_literal};
 
@@ -28,26 +30,42 @@ pub(super) struct Inserts {
     pub lang: String,
 }
 
-/// The rewritten document and its tracked links.
+/// What is done about links.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinkRules<'a> {
+    /// They are tracked.
+    pub track: bool,
+    /// Links to websites get parameters.
+    pub parameters: bool,
+    /// The attribute `name` of a link is what its author calls it, as MJML has it for buttons.
+    pub named: bool,
+    /// Address of our own pages.
+    pub site: &'a str,
+    /// What the marketer wrote, for the places of problems.
+    pub body: &'a str,
+}
+
+/// The rewritten document and its links to websites.
 pub(super) struct Rewritten {
     pub html: String,
     pub links: Vec<Link>,
 }
 
 struct State<'a> {
-    /// What the marketer wrote, for the places of problems.
-    body: &'a str,
+    rules: LinkRules<'a>,
     vault: &'a mut Vault,
-    track: bool,
     links: Vec<Link>,
-    /// The tracked link whose inside is being read.
+    /// Which of them have a name of their own.
+    named: Vec<bool>,
+    /// The link whose inside is being read, where that is its name.
     current: Option<usize>,
     problems: Vec<ContentProblem>,
 }
 
 /// Rewrites a document that the CSS inliner has put in order.
-pub(super) fn rewrite(html: &str, inserts: &Inserts, track: bool, body: &str, vault: &mut Vault) -> Result<Rewritten, Vec<ContentProblem>> {
-    let state = Rc::new(RefCell::new(State { body, vault, track, links: Vec::new(), current: None, problems: Vec::new() }));
+pub(super) fn rewrite(html: &str, inserts: &Inserts, rules: LinkRules<'_>, vault: &mut Vault) -> Result<Rewritten, Vec<ContentProblem>> {
+    let state = State { rules, vault, links: Vec::new(), named: Vec::new(), current: None, problems: Vec::new() };
+    let state = Rc::new(RefCell::new(state));
     let (for_all, for_links, for_images, for_texts) = (state.clone(), state.clone(), state.clone(), state.clone());
     let handlers = vec![
         element!("html", |el| {
@@ -111,20 +129,33 @@ pub(super) fn rewrite(html: &str, inserts: &Inserts, track: bool, body: &str, va
             String::new()
         }
     };
-    if state.links.len() > MAX_LINKS {
+    if rules.track && state.links.len() > MAX_LINKS {
         let message = format!("the mail has {} links, and at most {MAX_LINKS} can be tracked", state.links.len());
         state.problems.push(ContentProblem::new(Part::Body, None, message, "use fewer links, or switch `[tracking] clicks` off"));
     }
     if !state.problems.is_empty() {
         return Err(std::mem::take(&mut state.problems));
     }
-    let mut links = std::mem::take(&mut state.links);
+    let (mut links, named) = (std::mem::take(&mut state.links), std::mem::take(&mut state.named));
     for link in &mut links {
         let name = state.vault.restore_for_people(&decode(&link.name));
         let name = name.split_whitespace().collect::<Vec<_>>().join(" ");
         link.name = if name.is_empty() { link.url.clone() } else { name };
     }
+    number_alike(&mut links, &named);
     Ok(Rewritten { html, links })
+}
+
+/// Links that their author calls alike are told apart by a number behind the name: `hero`, `hero 2`.
+fn number_alike(links: &mut [Link], named: &[bool]) {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (link, _) in links.iter_mut().zip(named).filter(|(_, named)| **named) {
+        let times = seen.entry(link.name.clone()).or_default();
+        *times += 1;
+        if *times > 1 {
+            link.name = format!("{} {times}", link.name);
+        }
+    }
 }
 
 /// Mail programs run no scripts, and a field inside one could not be escaped.
@@ -146,8 +177,9 @@ impl State<'_> {
     fn link(&mut self, el: &mut Element<'_, '_>) {
         let raw = el.get_attribute("href").unwrap_or_default();
         self.current = None;
+        let given = self.given_name(el);
         let address = decode(raw.trim());
-        if self.is_own_link(&address) {
+        if self.is_own_link(&address) || is_personal_page(self.rules.site, &address) {
             return;
         }
         let written = self.vault.restore_for_people(&address);
@@ -180,18 +212,30 @@ impl State<'_> {
             }
             return;
         }
-        let position = if self.track {
-            let position = self.links.len();
-            self.links.push(Link { position: position as i64, url: written, name: String::new() });
-            self.current = Some(position);
-            Some(position)
-        } else {
-            None
-        };
-        if position.is_none() && !has_fields {
-            return;
+        let number = self.links.len();
+        self.current = given.is_none().then_some(number);
+        self.named.push(given.is_some());
+        self.links.push(Link { position: number as i64, url: written, name: given.unwrap_or_default() });
+        if self.rules.track || self.rules.parameters || has_fields {
+            let _ = el.set_attribute("href", &self.marked(&address, Some(number), has_fields));
         }
-        let _ = el.set_attribute("href", &self.marked(&address, position, has_fields));
+    }
+
+    /// What its author calls a link: `data-name`, the title `name: ..` (Markdown has no other place for it), and in
+    /// MJML `name`. It is for us, so it leaves with no mail.
+    fn given_name(&self, el: &mut Element<'_, '_>) -> Option<String> {
+        let mut name = el.get_attribute("data-name");
+        el.remove_attribute("data-name");
+        if self.rules.named {
+            name = name.or_else(|| el.get_attribute("name"));
+            el.remove_attribute("name");
+        }
+        let title = el.get_attribute("title").unwrap_or_default();
+        if let Some(given) = title.trim_start().strip_prefix("name:") {
+            name = name.or_else(|| Some(given.to_owned()));
+            el.remove_attribute("title");
+        }
+        name.filter(|name| !name.trim().is_empty())
     }
 
     fn image(&mut self, el: &mut Element<'_, '_>) {
@@ -240,9 +284,12 @@ impl State<'_> {
     /// Keeps the marks around an address and answers the word for them.
     fn marked(&mut self, address: &str, position: Option<usize>, has_fields: bool) -> String {
         let position = match position {
-            Some(position) if has_fields => position.to_string(),
-            Some(position) => format!("{CHECKED}{position}"),
-            None => UNTRACKED.to_owned(),
+            Some(position) => {
+                let checked = if has_fields { String::new() } else { CHECKED.to_string() };
+                let untracked = if self.rules.track { String::new() } else { UNTRACKED.to_string() };
+                format!("{checked}{untracked}{position}")
+            }
+            None => UNTRACKED.to_string(),
         };
         let template = format!("{START}{position}{PAYLOAD}{}{END}", self.address_template(address));
         self.vault.keep(Kind::Expression, template.clone(), template)
@@ -280,7 +327,7 @@ impl State<'_> {
     }
 
     fn problem(&self, written: &str, message: String, hint: &str) -> ContentProblem {
-        let span = self.body.find(written).map(|at| at..at + written.len());
+        let span = self.rules.body.find(written).map(|at| at..at + written.len());
         ContentProblem::new(Part::Body, span, message, hint)
     }
 }
@@ -288,6 +335,11 @@ impl State<'_> {
 /// Keeps the place of the image that records an open, and answers its word.
 pub(super) fn pixel(vault: &mut Vault) -> String {
     vault.keep(Kind::Raw, format!("{START}{PIXEL}{END}"), "")
+}
+
+/// Keeps the place of the link that no person sees, and answers its word.
+pub(super) fn trap(vault: &mut Vault) -> String {
+    vault.keep(Kind::Raw, format!("{START}{TRAP}{END}"), "")
 }
 
 fn shorten(text: &str) -> String {

@@ -6,11 +6,12 @@ use minijinja::value::Serde;
 use sha2::{Digest, Sha256};
 
 use super::lawful::FrameSettings;
+use super::parameters::Parameters;
 use super::prepare::{MAX_LINE_BYTES, MAX_MAIL_BYTES, NoLinks, prepare_for};
 use super::system::SystemText;
 use super::vault::Vault;
 use super::{ContentProblem, Lane, LinkMaker, Mail, Part, Prepared, RenderError, context, plain_text, render};
-use crate::campaign::{Definition, DeliverySettings, TopicFrame};
+use crate::campaign::{Definition, DeliverySettings, LinkParameters, TopicFrame};
 use crate::clock::Time;
 use crate::config::{BodyKind, Config, MessageTemplate, Sender};
 use crate::contact::{Contact, Schema};
@@ -152,6 +153,8 @@ pub fn prepare_message(
                 delivery: DeliverySettings::default(),
                 topic_frame: TopicFrame::default(),
                 attribution: crate::config::CampaignAttribution::default(),
+                link_parameters: LinkParameters::default(),
+                honeypot: false,
             };
             let lane = if *welcome { Lane::Welcomes } else { Lane::Messages };
             Ok(PreparedMessage::Template(Box::new(prepare_for(lane, &definition, schema, frame)?)))
@@ -197,7 +200,7 @@ fn inline(subject: &str, html: Option<&str>, text: Option<&str>) -> Result<Mail,
         None => {
             let written = plain_text::from_html(&html, &Vault::new(&[&html]));
             let in_body = |message| ContentProblem::new(Part::Body, None, message, "correct the HTML, or send `text` with it");
-            render::finish_text(&written, &NoLinks).map_err(in_body)?
+            render::finish_text(&written, &NoLinks, &Parameters::default()).map_err(in_body)?
         }
     };
     let longest = html.len().max(text.len());

@@ -22,6 +22,7 @@ pub mod lint;
 mod markdown;
 mod markup;
 pub mod message;
+mod parameters;
 mod plain_text;
 mod prepare;
 mod problem;
@@ -35,6 +36,7 @@ mod vault;
 pub use frame::{LAYOUTS, MESSAGE_LAYOUT};
 pub use lawful::FrameSettings;
 pub use links::MAX_LINKS;
+pub(crate) use parameters::is_personal_page;
 pub use prepare::{Prepared, prepare};
 pub use problem::{ContentProblem, Part, RenderError};
 
@@ -79,7 +81,8 @@ pub struct Link {
     pub position: i64,
     /// Its address as written (may hold merge fields).
     pub url: String,
-    /// For people: the link's text, or its address where that is empty.
+    /// For people: what its author called it (`data-name`, in Markdown the title `name: hero`), else its text, else its
+    /// address.
     pub name: String,
 }
 
@@ -95,6 +98,14 @@ pub trait LinkMaker {
     fn open_pixel(&self) -> Option<String>;
     /// A tracked address that leads to `url`.
     fn track(&self, position: i64, url: &str) -> String;
+    /// The link that no person sees; `None` where there is none.
+    fn trap(&self) -> Option<String> {
+        None
+    }
+    /// Whether `url` is a page of ours that belongs to one person: then it stays as it is.
+    fn is_personal_page(&self, _url: &str) -> bool {
+        false
+    }
 }
 
 /// The person a mail is rendered for.

@@ -6,7 +6,8 @@ use super::context::{Root, Shared};
 use super::environment::{self, HTML, PREHEADER, SUBJECT, TEXT};
 use super::frame::Says;
 use super::lawful::FrameSettings;
-use super::links::{self, Inserts, Rewritten};
+use super::links::{self, Inserts, LinkRules, Rewritten};
+use super::parameters::{self, Parameters};
 use super::problem::{ContentProblem, Part, RenderError};
 use super::template::Kind;
 use super::vault::{Piece, Target, Vault};
@@ -30,6 +31,7 @@ pub struct Prepared {
     environment: Environment<'static>,
     shared: Shared,
     links: Vec<Link>,
+    parameters: Parameters,
     has_preheader: bool,
 }
 
@@ -69,7 +71,16 @@ fn prepare_normalised(
     markup::check_depth(Part::Body, &document.html).map_err(|problem| vec![problem])?;
     let inlined = inline_css(&document.html).map_err(|problem| vec![problem])?;
     let (has_preheader, inserts) = inserts(lane, definition, &document, &mut vault);
-    let Rewritten { html, links } = links::rewrite(&inlined, &inserts, definition.track_clicks, &definition.body, &mut vault)?;
+    let rules = LinkRules {
+        track: definition.track_clicks,
+        parameters: !definition.link_parameters.parameters.is_empty(),
+        named: definition.body_kind == BodyKind::Mjml,
+        site: settings.site_url(),
+        body: &definition.body,
+    };
+    let Rewritten { html, links } = links::rewrite(&inlined, &inserts, rules, &mut vault)?;
+    let parameters = Parameters::new(definition, &links, &environment)?;
+    let links = if definition.track_clicks { links } else { Vec::new() };
     let problems = check_result(definition, &html, &vault);
     if !problems.is_empty() {
         return Err(problems);
@@ -85,7 +96,7 @@ fn prepare_normalised(
     for (name, part, source) in templates {
         environment.add_template_owned(name, source).map_err(|error| vec![torn_apart(part, &error)])?;
     }
-    Ok(Prepared { environment, shared: Shared::new(definition, schema, settings), links, has_preheader })
+    Ok(Prepared { environment, shared: Shared::new(definition, schema, settings), links, parameters, has_preheader })
 }
 
 impl Prepared {
@@ -128,8 +139,8 @@ impl Prepared {
         root.subject = Value::from(subject.as_str());
         root.preheader = Value::from(preheader.as_str());
         let in_body = |message: String| RenderError { part: Part::Body, message };
-        let html = render::finish_html(&evaluate(HTML, Part::Body, MAX_MAIL_BYTES, &root)?, links).map_err(in_body)?;
-        let text = render::finish_text(&evaluate(TEXT, Part::Body, MAX_MAIL_BYTES, &root)?, links).map_err(in_body)?;
+        let html = render::finish_html(&evaluate(HTML, Part::Body, MAX_MAIL_BYTES, &root)?, links, &self.parameters).map_err(in_body)?;
+        let text = render::finish_text(&evaluate(TEXT, Part::Body, MAX_MAIL_BYTES, &root)?, links, &self.parameters).map_err(in_body)?;
         too_long(Part::Body, html.len().max(text.len()), MAX_MAIL_BYTES)?;
         Ok(Mail { subject, preheader, html, text })
     }
@@ -194,6 +205,8 @@ fn on_disk(definition: &Definition, mut problems: Vec<ContentProblem>) -> Vec<Co
             Part::Preheader => definition.preheader.as_ref(),
             Part::Body => Some(&definition.body),
             Part::Layout => definition.layout_text.as_ref(),
+            // Read as it stands in its file.
+            Part::Parameter(_) => None,
         };
         let (Some(source), Some(span)) = (source, &mut problem.span) else { continue };
         let moved = |offset: usize| {
@@ -229,6 +242,7 @@ fn check_sources(lane: Lane, definition: &Definition, schema: &Schema, environme
             problems.extend(check::check(lane, part, source, schema, environment));
         }
     }
+    problems.extend(parameters::problems(definition, environment));
     match &definition.layout_text {
         None if !lane.layouts().contains(&definition.layout.as_str()) => {
             let built_in = lane.layouts().iter().map(|layout| format!("`{layout}`")).collect::<Vec<_>>().join(", ");
@@ -371,6 +385,9 @@ fn inserts(lane: Lane, definition: &Definition, document: &Document, vault: &mut
             }
         }
         (DocumentFrame::Own, Lane::Messages) | (DocumentFrame::Built, _) => {}
+    }
+    if definition.honeypot {
+        start.insert_str(0, &links::trap(vault));
     }
     if definition.track_opens {
         end.push_str(&links::pixel(vault));

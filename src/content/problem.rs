@@ -14,6 +14,8 @@ pub enum Part {
     Body,
     /// The marketer's own layout.
     Layout,
+    /// One of the parameters that links get, by its place among them.
+    Parameter(usize),
 }
 
 impl fmt::Display for Part {
@@ -23,6 +25,7 @@ impl fmt::Display for Part {
             Part::Preheader => "preheader",
             Part::Body => "body",
             Part::Layout => "layout",
+            Part::Parameter(_) => "parameter of links",
         })
     }
 }

@@ -4,10 +4,13 @@
 //! A link stands in the rendered part as `START position PAYLOAD address END`, three control
 //! characters that no value can bring along (see `context::without_controls`).
 
+use std::borrow::Cow;
+
 use url::Url;
 
 use super::LinkMaker;
 use super::environment::escape;
+use super::parameters::Parameters;
 
 /// Begins a link in a rendered part.
 pub(super) const START: char = '\u{1}';
@@ -15,12 +18,14 @@ pub(super) const START: char = '\u{1}';
 pub(super) const END: char = '\u{2}';
 /// Stands before its address.
 pub(super) const PAYLOAD: char = '\u{3}';
-/// Instead of a position: this address is personal and not tracked.
-pub(super) const UNTRACKED: &str = "-";
-/// Before a position: this address was checked when the campaign was prepared.
+/// Before a position, or instead of one: this address is not tracked.
+pub(super) const UNTRACKED: char = '-';
+/// First of all: this address was checked when the campaign was prepared.
 pub(super) const CHECKED: char = '=';
 /// Instead of a position: here comes the image that records an open.
 pub(super) const PIXEL: &str = "pixel";
+/// Instead of a position: here comes the link that no person sees.
+pub(super) const TRAP: &str = "trap";
 
 /// Characters that turn text around: in a subject line they make one thing look like another.
 /// (Unicode UAX #9, the explicit directional formatting characters and marks.)
@@ -40,23 +45,28 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// The HTML part with its personal links.
-pub(super) fn finish_html(rendered: &str, links: &dyn LinkMaker) -> Result<String, String> {
+pub(super) fn finish_html(rendered: &str, links: &dyn LinkMaker, parameters: &Parameters) -> Result<String, String> {
     let mut out = String::with_capacity(rendered.len() + rendered.len() / 4);
-    finish(rendered, links, &mut out, |out, link| match link {
+    finish(rendered, links, parameters, &mut out, |out, link| match link {
         Written::Address(address) => out.push_str(&escape(&address)),
         Written::Pixel(address) => {
             out.push_str("<img src=\"");
             out.push_str(&escape(&address));
             out.push_str("\" width=\"1\" height=\"1\" alt=\"\" style=\"display:block;width:1px;height:1px;border:0\">");
         }
+        Written::Trap(address) => {
+            out.push_str("<a href=\"");
+            out.push_str(&escape(&address));
+            out.push_str("\" aria-hidden=\"true\" tabindex=\"-1\" rel=\"nofollow\" style=\"display:none\"></a>");
+        }
     })?;
     Ok(out)
 }
 
 /// The text part with its personal links: no blanks at line ends, no two empty lines in a row.
-pub(super) fn finish_text(rendered: &str, links: &dyn LinkMaker) -> Result<String, String> {
+pub(super) fn finish_text(rendered: &str, links: &dyn LinkMaker, parameters: &Parameters) -> Result<String, String> {
     let mut text = String::with_capacity(rendered.len() + rendered.len() / 4);
-    finish(rendered, links, &mut text, |out, link| {
+    finish(rendered, links, parameters, &mut text, |out, link| {
         if let Written::Address(address) = link {
             out.push_str(&address);
         }
@@ -81,9 +91,16 @@ pub(super) fn finish_text(rendered: &str, links: &dyn LinkMaker) -> Result<Strin
 enum Written {
     Address(String),
     Pixel(String),
+    Trap(String),
 }
 
-fn finish(rendered: &str, links: &dyn LinkMaker, out: &mut String, mut write: impl FnMut(&mut String, Written)) -> Result<(), String> {
+fn finish(
+    rendered: &str,
+    links: &dyn LinkMaker,
+    parameters: &Parameters,
+    out: &mut String,
+    mut write: impl FnMut(&mut String, Written),
+) -> Result<(), String> {
     let mut rest = rendered;
     while let Some(at) = next_control(rest.as_bytes()) {
         out.push_str(&rest[..at]);
@@ -99,8 +116,12 @@ fn finish(rendered: &str, links: &dyn LinkMaker, out: &mut String, mut write: im
             if let Some(address) = links.open_pixel() {
                 write(out, Written::Pixel(address));
             }
+        } else if link == TRAP {
+            if let Some(address) = links.trap() {
+                write(out, Written::Trap(address));
+            }
         } else if let Some((position, address)) = link.split_once(PAYLOAD) {
-            write(out, Written::Address(personal_address(position, address, links)?));
+            write(out, Written::Address(personal_address(position, address, links, parameters)?));
         }
     }
     out.push_str(rest);
@@ -122,12 +143,22 @@ fn next_control(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-fn personal_address(position: &str, address: &str, links: &dyn LinkMaker) -> Result<String, String> {
-    if let Some(position) = position.strip_prefix(CHECKED) {
-        return Ok(links.track(position.parse().unwrap_or_default(), address));
+fn personal_address(position: &str, address: &str, links: &dyn LinkMaker, parameters: &Parameters) -> Result<String, String> {
+    let (position, address) = match position.strip_prefix(CHECKED) {
+        Some(position) => (position, Cow::Borrowed(address)),
+        None => (position, Cow::Owned(web_address(address)?)),
+    };
+    let (tracked, number) = match position.strip_prefix(UNTRACKED) {
+        Some(number) => (false, number),
+        None => (true, position),
+    };
+    // Without a number it is an image's.
+    let Ok(number) = number.parse::<usize>() else { return Ok(address.into_owned()) };
+    if links.is_personal_page(&address) {
+        return Ok(address.into_owned());
     }
-    let address = web_address(address)?;
-    Ok(if position == UNTRACKED { address } else { links.track(position.parse().unwrap_or_default(), &address) })
+    let address = parameters.added(number, &address);
+    Ok(if tracked { links.track(number as i64, &address) } else { address.into_owned() })
 }
 
 /// An address of the web, in the form browsers would send it; anything else is refused, also

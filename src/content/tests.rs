@@ -63,6 +63,8 @@ fn definition(layout: &str, body: &str) -> Definition {
         delivery: Default::default(),
         topic_frame: Default::default(),
         attribution: Default::default(),
+        link_parameters: Default::default(),
+        honeypot: false,
     }
 }
 

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::consent::Tracking;
-use crate::content::LinkMaker;
+use crate::content::{self, LinkMaker};
 use crate::token::{Keys, Purpose};
 
 /// Makes the links of one delivery.
@@ -64,6 +64,15 @@ impl LinkMaker for DeliveryLinks<'_> {
             Tracking::None => return None,
         };
         self.track_opens.then(|| format!("{}/o/{token}.gif", self.site))
+    }
+
+    fn trap(&self) -> Option<String> {
+        let token = (self.tracking == Tracking::Full).then(|| self.keys.sign(Purpose::Trap, &[self.delivery_id]))?;
+        Some(format!("{}/t/{token}", self.site))
+    }
+
+    fn is_personal_page(&self, url: &str) -> bool {
+        content::is_personal_page(self.site, url)
     }
 
     fn track(&self, position: i64, url: &str) -> String {

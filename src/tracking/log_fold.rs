@@ -30,6 +30,8 @@ const CHUNK_BYTES: usize = 256 * 1024;
 const SEARCH_EVERY: Duration = Duration::from_secs(30);
 /// Tries to write a group that stands in no log: about two minutes, longer than a restart of PostgreSQL takes.
 const DIRECT_TRIES: u32 = 64;
+/// How long it goes on after the end was asked for; the rest waits in the log for the next process.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 /// Tries during shutdown, so that a dead database does not hold the process.
 const TRIES_AT_END: u32 = 3;
 /// The first and the longest wait between two tries.
@@ -77,8 +79,12 @@ enum Stopped {
 /// Folds until nothing more comes and all is written, or the database is away at the end.
 pub(super) async fn run(db: Db, rules: Policy, shared: Arc<Shared>) {
     let mut fold = Fold { db, rules, shared, readings: Vec::new(), group_hits: GROUP_HITS };
-    let mut searched: Option<Instant> = None;
+    let (mut searched, mut closed): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
+        if fold.closing() && closed.get_or_insert_with(Instant::now).elapsed() > DRAIN_TIME {
+            tracing::info!("the rest of the opens and clicks waits in the log for the next start");
+            break;
+        }
         if searched.is_none_or(|searched| searched.elapsed() > SEARCH_EVERY) && !fold.closing() {
             fold.search().await;
             searched = Some(Instant::now());
@@ -92,6 +98,10 @@ pub(super) async fn run(db: Db, rules: Policy, shared: Arc<Shared>) {
             Ok(false) => {}
         }
         tokio::time::timeout(SEARCH_EVERY, fold.shared.wake_fold.notified()).await.ok();
+    }
+    let unwritten: usize = std::mem::take(&mut locked(&fold.shared.to_fold).direct).iter().map(|group| group.hits.len()).sum();
+    if unwritten > 0 {
+        fold.shared.lose(unwritten as u64);
     }
     // Whoever waits for more hears that nothing comes.
     fold.shared.settled.send_modify(|settled| *settled = u64::MAX);

@@ -7,6 +7,7 @@
 #[expect(dead_code, unused_imports, unused_macros, reason = "shared with the integration tests, which use the rest")]
 mod support;
 
+mod clicks;
 mod kills;
 mod lanes;
 mod receiver;
@@ -114,6 +115,7 @@ fn scenarios() -> Vec<Scenario> {
     add("PostgreSQL restarted", &[POSTGRES, NODES], &[NODES], Box::new(trouble::postgres_restarts));
     add("SQLite locked by another process", &[SQLITE], &[SQLITE], Box::new(trouble::locked));
     add("disk full", &[SQLITE], &[SQLITE], Box::new(trouble::disk_full));
+    add("clicks through kills", &[SQLITE, POSTGRES], &[SQLITE, POSTGRES], Box::new(clicks::killed));
     add("SQLite read-only", &[SQLITE], &[SQLITE], Box::new(trouble::read_only));
     all
 }

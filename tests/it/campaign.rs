@@ -37,6 +37,8 @@ fn definition() -> Definition {
         delivery: Default::default(),
         topic_frame: Default::default(),
         attribution: Default::default(),
+        link_parameters: Default::default(),
+        honeypot: false,
     }
 }
 

@@ -68,6 +68,8 @@ fn real_templates_are_prepared_or_refused_with_a_reason() {
             delivery: Default::default(),
             topic_frame: Default::default(),
             attribution: Default::default(),
+            link_parameters: Default::default(),
+            honeypot: false,
         };
         match optin::content::prepare(&definition, &Schema::default(), &optin::content::FrameSettings::default()) {
             Ok(_) => prepared += 1,

@@ -59,4 +59,5 @@ mod suppressions;
 mod tidy;
 mod tracking_consent;
 mod tracking_judge;
+mod tracking_intake;
 mod web;

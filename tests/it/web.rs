@@ -258,14 +258,14 @@ impl Site {
         self.url(&format!("/c/{token}/{}", URL_SAFE_NO_PAD.encode(target)))
     }
 
-    /// Everything a page might change.
+    /// Everything a page might change for people.
     async fn state(&self) -> Vec<String> {
         self.recorder.flush().await;
         let mut out = Vec::new();
         for sql in [
             "SELECT 's', topic_id, contact_id, standing, since FROM subscription ORDER BY topic_id, contact_id",
             "SELECT 'u', delivery_id, run_id, way, at FROM unsubscribe ORDER BY delivery_id",
-            "SELECT 'h', id, delivery_id, kind, at FROM hit ORDER BY id",
+            "SELECT 'h', id, delivery_id, kind, at FROM hit WHERE kind <> 'trap' AND NOT looked ORDER BY id",
         ] {
             for row in self.db.fetch_all(sql, Vec::new()).await.unwrap() {
                 let text: (String, i64, i64, String, i64) =
