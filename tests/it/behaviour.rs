@@ -501,6 +501,6 @@ on_each_database! {
         shop.write("../events.jsonl", "{\"id\":1,\"type\":\"tasting\",\"external_id\":17,\"at\":\"2026-09-20\",\"properties\":{\"tea\":\"green\"}}\n{\"id\":2}\n");
         let done = shop.optin(&["import", "events", "events.jsonl"]).exits(0);
         assert!(done.stdout.contains("2 rows read: 1 added, 0 updated, 0 unchanged, 1 rejected"), "{}", done.stdout);
-        assert!(shop.optin(&["import", "orders", "events.jsonl"]).exits(2).stderr.contains("order_id"));
+        assert!(shop.optin(&["import", "orders", "people.csv"]).exits(2).stderr.contains("order_id"));
     }
 }

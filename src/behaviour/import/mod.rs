@@ -324,7 +324,9 @@ impl Import<'_> {
                 outcome.counts.count(&verdict, 1 + more.len() as u64);
                 continue;
             };
-            let column = headers.iter().find(|(name, _)| *name == field).map_or(field, |(_, header)| header.as_str());
+            let header = |field: &str| headers.iter().find(|(name, _)| *name == field).map(|(_, header)| header.as_str());
+            // A file may name people by their numbers alone.
+            let column = header(field).or_else(|| header("external_id")).unwrap_or(field);
             for (line, row) in std::iter::once((line, raw)).chain(more) {
                 refused.push(Reject { line, column: column.to_owned(), reason: reason.clone(), row });
             }
