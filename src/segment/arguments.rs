@@ -1,223 +1,240 @@
-//! The calls of the language and their arguments: `subscribed`, `sent`, `opened`, `clicked`, `random`.
+//! The checker's part for what stands between the parentheses of a call, read by the table in
+//! [`super::reference`].
 
 use super::MAX_AT_LEAST;
-use super::ast::{Argument, Literal, LiteralKind, Name, Op, Period};
-use super::check::{Checker, literal_name, suggest};
-use super::rule::{HitKind, Leaf, Source};
+use super::ast::{Argument, Expr, Literal, LiteralKind, Name, Op, Period, quote};
+use super::check::{Checker, suggest};
+use super::fields::literal_name;
+use super::reference::{Call, Function, Kind, Parameter};
 use crate::config::diagnostics::did_you_mean;
 
-/// Every call there is.
-pub(super) const FUNCTIONS: &[&str] = &["segment", "subscribed", "sent", "opened", "clicked", "random"];
-/// Calls that need data of later versions.
-const LATER: &[&str] = &["did", "ordered"];
+/// What people write for what a call has under another name.
+const ALIASES: &[(&str, &[&str])] = &[
+    ("within", &["since", "last", "days", "period", "window", "in", "ago", "for", "during", "past"]),
+    ("at_least", &["times", "count", "min", "minimum", "atleast", "number", "more", "frequency"]),
+    ("campaign", &["mail", "run", "name", "message"]),
+    ("topic", &["list", "newsletter", "subscription"]),
+    ("link", &["url", "href", "address"]),
+    ("any", &["machines", "machine", "bots", "bot", "all"]),
+    ("where", &["with", "filter", "properties", "property", "when"]),
+    ("product", &["item", "sku", "article", "product_id"]),
+    ("category", &["kind", "group"]),
+    ("count", &["orders", "number"]),
+    ("sum", &["total", "amount", "revenue", "value", "spent"]),
+    ("average", &["avg", "mean", "aov"]),
+    ("seed", &["name", "salt", "draw"]),
+    ("since", &["from", "date", "at"]),
+];
 
-/// A call as it may be written.
-pub(super) fn example(function: &str) -> &'static str {
-    match function {
-        "segment" => "segment('regulars')",
-        "subscribed" => "subscribed('newsletter')",
-        "sent" => "sent(within: 7d)",
-        "opened" => "opened(within: 30d)",
-        "clicked" => "clicked(within: 30d)",
-        _ => "random(10%)",
-    }
+/// What was given to a call.
+#[derive(Default)]
+pub(super) struct Given<'e> {
+    /// What stands first, without a name: a text.
+    pub first: Option<String>,
+    /// The same: a share, in millionths.
+    pub share: Option<u32>,
+    pub campaign: Option<String>,
+    pub topic: Option<String>,
+    pub link: Option<String>,
+    pub product: Option<String>,
+    pub category: Option<String>,
+    pub seed: Option<String>,
+    pub within: Option<Period>,
+    pub at_least: Option<u32>,
+    pub any: bool,
+    pub filter: Option<&'e Expr>,
+    pub compared: Vec<Compared<'e>>,
 }
 
-/// What was given to `sent`, `opened` or `clicked`.
-#[derive(Default)]
-struct Given {
-    source: Source,
-    link: Option<String>,
-    any: bool,
-    at_least: Option<u32>,
+/// `sum >= 100`
+pub(super) struct Compared<'e> {
+    pub parameter: &'static Parameter,
+    pub op: Op,
+    pub literal: &'e Literal,
 }
 
 impl Checker<'_> {
-    /// Every call but `segment`.
-    pub(super) fn call(&mut self, name: &Name, arguments: &[Argument]) -> Option<Leaf> {
-        let history = ["campaign", "topic", "within", "at_least", "any", "link"];
-        match name.text.as_str() {
-            "subscribed" => self.subscribed(name, arguments),
-            "random" => self.random(name, arguments),
-            "sent" => {
-                let given = self.given(name, arguments, &history[..4])?;
-                Some(Leaf::Mail { what: super::rule::Mailed::Sent, source: given.source, at_least: given.at_least.unwrap_or(1) })
-            }
-            "opened" => self.given(name, arguments, &history[..5]).map(|given| hit(HitKind::Open, given)),
-            "clicked" => self.given(name, arguments, &history).map(|given| hit(HitKind::Click, given)),
-            _ => self.unknown_call(name),
-        }
-    }
-
-    fn unknown_call(&mut self, name: &Name) -> Option<Leaf> {
-        let lower = name.text.to_lowercase();
-        if LATER.contains(&lower.as_str()) {
-            let message = format!("`{name}(..)` comes with behaviour data (orders and events), which is not available yet");
-            self.error(&name.span, message, "leave it out; attributes, subscriptions, sent, opened and clicked can be used");
-            return None;
-        }
-        let hint = match did_you_mean(&lower, FUNCTIONS.iter().copied()) {
-            Some(meant) => format!("did you mean `{}`?", example(meant)),
-            None if self.catalog.segments.contains_key(&name.text) => format!("a segment is used by `segment('{name}')`"),
-            None => format!("there are `{}`", FUNCTIONS.join("(..)`, `") + "(..)"),
-        };
-        self.error(&name.span, format!("nothing is called `{name}(..)`"), hint);
-        None
-    }
-
-    fn subscribed(&mut self, name: &Name, arguments: &[Argument]) -> Option<Leaf> {
-        if let [Argument::Named(argument, Literal { kind: LiteralKind::Text(topic), .. })] = arguments
-            && argument.text == "topic"
-        {
-            let hint = format!("write `subscribed({})`", super::ast::quote(topic));
-            self.error(&argument.span, "`subscribed` takes its topic without a name", hint);
-            return None;
-        }
-        let topic = self.only_text(name, arguments, "a topic: `subscribed('newsletter')`")?;
-        let [Argument::Plain(literal)] = arguments else { return None };
-        self.known_topic(literal, &topic).then_some(Leaf::Subscribed(topic))
-    }
-
-    fn random(&mut self, name: &Name, arguments: &[Argument]) -> Option<Leaf> {
-        let wanted = "a share: `random(10%)`, or with a name for the draw: `random(10%, seed: 'spring')`";
-        let (mut share, mut seed, mut readable) = (None, None, true);
-        for argument in arguments {
-            match argument {
-                Argument::Plain(Literal { kind: LiteralKind::Percent(millionths), .. }) if share.is_none() => share = Some(*millionths),
-                Argument::Plain(Literal { kind: LiteralKind::Number(number), span }) => {
-                    let percent = if (0.0..1.0).contains(number) { (number * 1_000_000.0).round() / 10_000.0 } else { *number };
-                    self.error(span, "a share needs its percent sign", format!("write `random({percent}%)`"));
-                    readable = false;
-                }
-                Argument::Named(argument, Literal { kind: LiteralKind::Text(text), .. }) if argument.text == "seed" && seed.is_none() => {
-                    seed = Some(text.clone());
-                }
-                Argument::Plain(Literal { kind: LiteralKind::Unreadable, .. }) => readable = false,
-                _ => {
-                    self.error(&name.span, format!("`random` does not take `{argument}`"), format!("write {wanted}"));
-                    readable = false;
-                }
-            }
-        }
-        if share.is_none() && readable {
-            self.error(&name.span, "`random` needs a share", format!("write {wanted}"));
-        }
-        share.filter(|_| readable).map(|millionths| Leaf::Random { millionths, seed: seed.unwrap_or_default() })
-    }
-
-    /// The named arguments of a call about mails. `None` where one is wrong.
-    fn given(&mut self, name: &Name, arguments: &[Argument], allowed: &[&str]) -> Option<Given> {
-        let before = self.errors.len();
+    /// Reads the arguments of a call; tells every mistake. What could be read is answered also where some is
+    /// wrong (then there are errors).
+    pub(super) fn given<'e>(&mut self, call: &Name, function: &'static Function, arguments: &'e [Argument]) -> Given<'e> {
         let mut given = Given::default();
         let mut seen: Vec<&str> = Vec::new();
-        let mut readable = true;
+        let (mut started, mut readable) = (false, true);
         for argument in arguments {
-            let Some((key, literal)) = self.named(name, argument, allowed) else {
-                readable = false;
-                continue;
-            };
-            if seen.contains(&key.text.as_str()) {
-                self.error(
-                    &key.span,
-                    format!("`{key}:` is given twice"),
-                    "keep one of them; for two campaigns join two conditions with `or`",
-                );
-                continue;
-            }
-            seen.push(&key.text);
-            readable &= self.take(&mut given, key, literal).is_some();
-        }
-        (readable && self.errors.len() == before).then_some(given)
-    }
-
-    /// An argument with a name that this call has.
-    fn named<'e>(&mut self, call: &Name, argument: &'e Argument, allowed: &[&str]) -> Option<(&'e Name, &'e Literal)> {
-        match argument {
-            Argument::Named(key, literal) if allowed.contains(&key.text.as_str()) => Some((key, literal)),
-            Argument::Named(key, _) => {
-                let names: Vec<String> = allowed.iter().map(|name| format!("{name}:")).collect();
-                let hint = match did_you_mean(&key.text, allowed.iter().copied()) {
-                    Some(meant) => format!("did you mean `{meant}:`?"),
-                    None if key.text == "link" => "only `clicked` knows links".to_owned(),
-                    None if key.text == "where" => "only `did` takes `where:`".to_owned(),
-                    None => format!("it takes `{}`", names.join("`, `")),
-                };
-                self.error(&key.span, format!("`{call}` has no `{key}:`"), hint);
-                None
-            }
-            Argument::Plain(Literal { kind: LiteralKind::Unreadable, .. }) => None,
-            Argument::Plain(literal) => {
-                let key = match literal.kind {
-                    LiteralKind::Text(ref text) if text.contains("://") => "link",
-                    LiteralKind::Duration(_) => "within",
-                    LiteralKind::Number(_) => "at_least",
-                    LiteralKind::Boolean(_) => "any",
-                    _ => "campaign",
-                };
-                self.error(&literal.span, format!("`{call}` takes values by name"), format!("write `{call}({key}: {literal})`"));
-                None
-            }
-            Argument::Condition(key, op, literal) => {
-                let span = key.span.start..literal.span.end;
-                let hint = match op {
-                    Op::Equal | Op::AtLeast if allowed.contains(&key.text.as_str()) => format!("write `{key}: {literal}`"),
-                    _ => format!("it takes `{}:`", allowed.join(":`, `")),
-                };
-                self.error(&span, format!("`{call}` takes values by name, not conditions"), hint);
-                None
-            }
-            Argument::Where(key, _) => {
-                self.error(&key.span, format!("`{call}` has no `where:`"), format!("it takes `{}:`", allowed.join(":`, `")));
-                None
-            }
-        }
-    }
-
-    /// Reads one argument's value. `None` where it does not fit.
-    fn take(&mut self, given: &mut Given, key: &Name, literal: &Literal) -> Option<()> {
-        if literal.kind == LiteralKind::Unreadable {
-            return None;
-        }
-        match (key.text.as_str(), &literal.kind) {
-            ("campaign", LiteralKind::Text(name)) => {
-                if !self.catalog.campaigns.contains(name) {
-                    let hint = suggest(name, self.catalog.campaigns.iter(), "campaigns", "a campaign is a file in `campaigns/`");
-                    self.error(&literal.span, format!("no campaign is called `{name}`"), hint);
+            match argument {
+                Argument::Plain(Literal { kind: LiteralKind::Unreadable, .. }) => (started, readable) = (true, false),
+                Argument::Plain(literal) if function.first.is_some() && !started => {
+                    started = true;
+                    self.first(&mut given, call, function, literal);
                 }
-                given.source.campaign = Some(name.clone());
+                Argument::Plain(literal) => self.nameless(call, function, literal),
+                Argument::Named(key, literal) => match function.named(&key.text) {
+                    Some(parameter) if seen.contains(&parameter.name) => {
+                        let hint = "keep one of them; for two join two conditions with `or`";
+                        self.error(&key.span, format!("`{key}:` is given twice"), hint);
+                    }
+                    Some(parameter) => {
+                        seen.push(parameter.name);
+                        self.take(&mut given, parameter, literal);
+                    }
+                    None => {
+                        started |= self.named_otherwise(call, function, key, literal);
+                    }
+                },
+                Argument::Where(key, condition) if function.named("where").is_some() => {
+                    if given.filter.is_some() {
+                        self.error(&key.span, "`where:` is given twice", "join the conditions with `and`");
+                    }
+                    given.filter = Some(condition);
+                }
+                Argument::Where(key, _) => {
+                    let hint = format!("only `did` takes `where:`; {}", takes(function));
+                    self.error(&key.span, format!("`{call}` has no `where:`"), hint);
+                }
+                Argument::Condition(key, op, literal) => match function.compared(&key.text) {
+                    Some(parameter) => given.compared.push(Compared { parameter, op: *op, literal }),
+                    None => self.compared_otherwise(call, function, key, *op, literal),
+                },
             }
-            ("topic", LiteralKind::Text(name)) => {
-                self.known_topic(literal, name);
-                given.source.topic = Some(name.clone());
+        }
+        if let Some(first) = function.first.as_ref().filter(|_| !started && readable) {
+            let what = if function.call == Call::Segment { "the name of a segment".to_owned() } else { with_article(first.name) };
+            self.error(&call.span, format!("`{call}` needs {what}"), format!("write `{}`", self.example(function)));
+        }
+        given
+    }
+
+    /// What stands first, without a name.
+    fn first(&mut self, given: &mut Given<'_>, call: &Name, function: &'static Function, literal: &Literal) {
+        let Some(first) = &function.first else { return };
+        match (&literal.kind, first.kind) {
+            (LiteralKind::Percent(millionths), Kind::Share) => given.share = Some(*millionths),
+            (LiteralKind::Number(number), Kind::Share) => {
+                let percent = if (0.0..1.0).contains(number) { (number * 1_000_000.0).round() / 10_000.0 } else { *number };
+                let percent = if (0.0..=100.0).contains(&percent) { percent } else { 10.0 };
+                self.error(&literal.span, "a share needs its percent sign", format!("write `random({percent}%)`"));
             }
-            ("link", LiteralKind::Text(url)) if !url.is_empty() => given.link = Some(url.clone()),
-            ("within", LiteralKind::Duration(period)) => given.source.within = Some(self.lookback(literal, *period)?),
-            ("at_least", LiteralKind::Number(number)) => given.at_least = Some(self.times(literal, *number)?),
-            ("any", LiteralKind::Boolean(flag)) => given.any = *flag,
-            (name, kind) => {
-                let (wanted, hint) = match (name, kind) {
-                    ("within", LiteralKind::Number(number)) => ("a duration", format!("write a unit behind it: `within: {number}d`")),
-                    ("within", LiteralKind::Today(_)) => ("a duration", "write how long ago at most: `within: 30d`".to_owned()),
-                    ("within", _) => ("a duration", "write `within: 30d`, `12h`, `2w`, `6mo` or `1y`".to_owned()),
-                    ("at_least", _) => ("a number", "write `at_least: 2`".to_owned()),
-                    ("any", _) => ("yes or no", "write `any: true` to count opens and clicks by machines too".to_owned()),
-                    ("link", _) => ("a text", "write the address as in the mail: `link: 'https://..'`".to_owned()),
-                    _ => ("a text", format!("write `{name}: '..'`")),
+            (LiteralKind::Text(text), Kind::Topic) => {
+                self.known_topic(literal, text);
+                given.first = Some(text.clone());
+            }
+            // Whether there is such a segment or event is looked at where it is used.
+            (LiteralKind::Text(text), Kind::Segment | Kind::Event) => given.first = Some(text.clone()),
+            (LiteralKind::Text(text), Kind::Text) if !text.is_empty() => given.first = Some(text.clone()),
+            (kind, _) => {
+                let found = if matches!(kind, LiteralKind::Text(text) if text.is_empty()) { "empty" } else { literal_name(kind) };
+                let message = format!("`{call}` takes {} first, `{literal}` is {found}", with_article(first.name));
+                self.error(&literal.span, message, format!("write `{}`", self.example(function)));
+            }
+        }
+    }
+
+    /// A value without a name where one is needed.
+    fn nameless(&mut self, call: &Name, function: &'static Function, literal: &Literal) {
+        let fits = |parameter: &&Parameter| match (&literal.kind, parameter.kind) {
+            (LiteralKind::Text(text), Kind::Topic) => self.catalog.topics.contains(text) && !self.catalog.campaigns.contains(text),
+            (LiteralKind::Text(text), Kind::Text) => parameter.name != "link" || text.contains("://"),
+            (LiteralKind::Text(text), Kind::Campaign) => !text.contains("://"),
+            (LiteralKind::Duration(_), Kind::Duration) | (LiteralKind::Number(_), Kind::Times) | (LiteralKind::Boolean(_), Kind::Boolean) => true,
+            _ => false,
+        };
+        let better = function.named.iter().filter(fits).find(|parameter| parameter.kind == Kind::Topic);
+        let meant = better.or_else(|| function.named.iter().find(fits));
+        let hint = match (meant, &function.first) {
+            (Some(parameter), None) => format!("write `{call}({}: {literal})`", parameter.name),
+            (Some(parameter), Some(_)) => format!("write `{}: {literal}`", parameter.name),
+            (None, Some(_)) if function.named.is_empty() && function.compared.is_empty() => format!("write `{}`", self.example(function)),
+            (None, _) => takes(function),
+        };
+        let message = match &function.first {
+            Some(first) => format!("`{call}` takes one {}, and other values by name", first.name),
+            None => format!("`{call}` takes values by name"),
+        };
+        self.error(&literal.span, message, hint);
+    }
+
+    /// `sum: 100`, `topic: 'x'` where it stands without a name, or a name that the call does not have. Answers
+    /// whether it was what stands first.
+    fn named_otherwise(&mut self, call: &Name, function: &'static Function, key: &Name, literal: &Literal) -> bool {
+        if let Some(first) = function.first.as_ref().filter(|first| first.name == key.text) {
+            let hint = match literal.kind {
+                LiteralKind::Text(_) | LiteralKind::Percent(_) => format!("write `{call}({literal})`"),
+                _ => format!("write `{}`", self.example(function)),
+            };
+            self.error(&key.span, format!("`{call}` takes its {} without a name", first.name), hint);
+            return true;
+        }
+        if let Some(parameter) = function.compared(&key.text) {
+            let span = key.span.start..literal.span.end;
+            let hint = format!("write `{}`", comparison(parameter, literal, function));
+            self.error(&span, format!("`{key}` is compared"), hint);
+            return false;
+        }
+        let hint = unknown_hint(function, &key.text);
+        self.error(&key.span, format!("`{call}` has no `{key}:`"), hint);
+        false
+    }
+
+    /// `campaign = 'x'`, or a comparison that the call does not have.
+    fn compared_otherwise(&mut self, call: &Name, function: &'static Function, key: &Name, op: Op, literal: &Literal) {
+        let span = key.span.start..literal.span.end;
+        if function.named(&key.text).is_none() {
+            let hint = unknown_hint(function, &key.text);
+            let what = if function.compared.is_empty() { " to compare" } else { "" };
+            return self.error(&key.span, format!("`{call}` has no `{key}`{what}"), hint);
+        }
+        let given = matches!(op, Op::Equal) || (matches!(op, Op::AtLeast) && key.text == "at_least");
+        let hint = match (key.text.as_str(), op) {
+            ("where", _) => "write `where: page = '/oolong'`, with a colon".to_owned(),
+            _ if given => format!("write `{key}: {literal}`"),
+            ("within", Op::Less | Op::AtMost) => format!("write `within: {literal}`"),
+            ("at_least", Op::More) => match literal.kind {
+                LiteralKind::Number(number) => format!("write `at_least: {}`", number.floor() + 1.0),
+                _ => "write `at_least: 2`".to_owned(),
+            },
+            ("at_least", Op::Less | Op::AtMost) => format!("for less than so many write `not {call}(..)` with `at_least:`"),
+            _ => takes(function),
+        };
+        self.error(&span, format!("`{key}:` is given, not compared"), hint);
+    }
+
+    /// Reads the value of an argument with a name.
+    fn take(&mut self, given: &mut Given<'_>, parameter: &'static Parameter, literal: &Literal) {
+        let name = parameter.name;
+        match (parameter.kind, &literal.kind) {
+            (_, LiteralKind::Unreadable) => {}
+            (Kind::Campaign, LiteralKind::Text(campaign)) => {
+                if !self.catalog.campaigns.contains(campaign) {
+                    let hint = suggest(campaign, self.catalog.campaigns.iter(), "campaigns", "a campaign is a file in `campaigns/`");
+                    self.error(&literal.span, format!("no campaign is called `{campaign}`"), hint);
+                }
+                given.campaign = Some(campaign.clone());
+            }
+            (Kind::Topic, LiteralKind::Text(topic)) => {
+                self.known_topic(literal, topic);
+                given.topic = Some(topic.clone());
+            }
+            (Kind::Text, LiteralKind::Text(text)) if !text.is_empty() || name == "seed" => {
+                let place = match name {
+                    "link" => &mut given.link,
+                    "product" => &mut given.product,
+                    "category" => &mut given.category,
+                    _ => &mut given.seed,
                 };
+                *place = Some(text.clone());
+            }
+            (Kind::Duration, LiteralKind::Duration(period)) if period.amount == 0 => {
+                self.error(&literal.span, "nothing happens within no time", "write at least `1h`");
+            }
+            (Kind::Duration, LiteralKind::Duration(period)) => given.within = Some(*period),
+            (Kind::Times, LiteralKind::Number(number)) => given.at_least = self.times(literal, *number),
+            (Kind::Boolean, LiteralKind::Boolean(flag)) => given.any = *flag,
+            (_, kind) => {
+                let (wanted, hint) = wanted(parameter, kind);
                 let found = if matches!(kind, LiteralKind::Text(text) if text.is_empty()) { "empty" } else { literal_name(kind) };
                 self.error(&literal.span, format!("`{name}:` is {wanted}, `{literal}` is {found}"), hint);
-                return None;
             }
         }
-        Some(())
-    }
-
-    fn lookback(&mut self, literal: &Literal, period: Period) -> Option<Period> {
-        if period.amount == 0 {
-            self.error(&literal.span, "nothing happens within no time", "write at least `1h`");
-            return None;
-        }
-        Some(period)
     }
 
     fn times(&mut self, literal: &Literal, number: f64) -> Option<u32> {
@@ -229,7 +246,7 @@ impl Checker<'_> {
         Some(number as u32)
     }
 
-    fn known_topic(&mut self, literal: &Literal, topic: &str) -> bool {
+    pub(super) fn known_topic(&mut self, literal: &Literal, topic: &str) -> bool {
         let known = self.catalog.topics.contains(topic);
         if !known {
             let hint = suggest(topic, self.catalog.topics.iter(), "topics", "topics stand in `topics.toml`");
@@ -237,8 +254,91 @@ impl Checker<'_> {
         }
         known
     }
+
+    /// A call as it may be written here: with names that are declared.
+    pub(super) fn example(&self, function: &Function) -> String {
+        let mut example = function.example.to_owned();
+        let mut put = |written: &str, known: bool, first: Option<&String>| {
+            if let Some(first) = first.filter(|_| !known) {
+                example = example.replace(&quote(written), &quote(first));
+            }
+        };
+        put("newsletter", self.catalog.topics.contains("newsletter"), self.catalog.topics.first());
+        put("weekly", self.catalog.campaigns.contains("weekly"), self.catalog.campaigns.first());
+        put("regulars", self.catalog.segments.contains_key("regulars"), self.catalog.segments.keys().next());
+        let visit = self.catalog.events.get("visit").is_some_and(|event| event.properties.contains_key("page"));
+        match self.catalog.events.keys().next().filter(|_| function.call == Call::Did && !visit) {
+            Some(event) => format!("did({}, within: 14d)", quote(event)),
+            None => example,
+        }
+    }
 }
 
-fn hit(kind: HitKind, given: Given) -> Leaf {
-    Leaf::Hit { kind, source: given.source, link: given.link, any: given.any, at_least: given.at_least.unwrap_or(1) }
+/// What belongs there, and how it is written.
+fn wanted(parameter: &Parameter, found: &LiteralKind) -> (&'static str, String) {
+    let name = parameter.name;
+    match (parameter.kind, found) {
+        (Kind::Duration, LiteralKind::Number(number)) => ("a duration", format!("write a unit behind it: `{name}: {number}d`")),
+        (Kind::Duration, LiteralKind::Today(_)) => ("a duration", format!("write how long ago at most: `{name}: 30d`")),
+        (Kind::Duration, _) => ("a duration", format!("write `{name}: 30d`, `12h`, `2w`, `6mo` or `1y`")),
+        (Kind::Times, LiteralKind::Text(text)) if text.parse::<u32>().is_ok_and(|count| count > 0) => {
+            ("a number", format!("write it without quotes: `{name}: {text}`"))
+        }
+        (Kind::Times, _) => ("a number", format!("write `{name}: 2`")),
+        (Kind::Boolean, _) => ("yes or no", format!("write `{name}: true` to count opens and clicks by machines too")),
+        (_, LiteralKind::Number(number)) => ("a text", format!("write `{name}: '{number}'`")),
+        _ if name == "link" => ("a text", "write the address as in the mail: `link: 'https://..'`".to_owned()),
+        _ => ("a text", format!("write `{name}: {}`", parameter.example)),
+    }
+}
+
+/// A name that the call does not have: what may be meant, or what there is.
+fn unknown_hint(function: &Function, name: &str) -> String {
+    let names = function.named.iter().chain(function.compared).map(|parameter| parameter.name);
+    let lower = name.to_lowercase();
+    let alias = ALIASES.iter().find(|(meant, written)| written.contains(&lower.as_str()) && names.clone().any(|name| name == *meant));
+    let meant = did_you_mean(&lower, names.clone()).or(alias.map(|(meant, _)| *meant));
+    match meant {
+        Some(meant) if function.named(meant).is_some() => format!("did you mean `{meant}:`?"),
+        Some(meant) => match function.compared(meant) {
+            Some(parameter) => format!("did you mean `{}`?", parameter.example),
+            None => takes(function),
+        },
+        None if lower == "link" => format!("only `clicked` knows links; {}", takes(function)),
+        None => takes(function),
+    }
+}
+
+/// What there is between the parentheses.
+fn takes(function: &Function) -> String {
+    let list = |parameters: &[Parameter], colon: &str| {
+        parameters.iter().map(|parameter| format!("`{}{colon}`", parameter.name)).collect::<Vec<_>>().join(", ")
+    };
+    match (function.named.is_empty(), function.compared.is_empty()) {
+        (true, true) => format!("it takes nothing else: `{}`", function.example),
+        (false, true) => format!("it takes {}", list(function.named, ":")),
+        (true, false) => format!("it compares {}", list(function.compared, "")),
+        (false, false) => format!("it takes {} and compares {}", list(function.named, ":"), list(function.compared, "")),
+    }
+}
+
+/// How what was given by name is compared.
+fn comparison(parameter: &Parameter, literal: &Literal, function: &Function) -> String {
+    let name = parameter.name;
+    match (parameter.kind, &literal.kind) {
+        (Kind::Date, LiteralKind::Duration(period)) if function.named("within").is_some() && name == "since" => format!("within: {period}"),
+        (Kind::Date, LiteralKind::Duration(period)) => format!("{name} >= today - {period}"),
+        (Kind::Date, LiteralKind::Text(_) | LiteralKind::Today(_))
+        | (Kind::Amount | Kind::Count, LiteralKind::Number(_)) => format!("{name} >= {literal}"),
+        (Kind::Response(_), LiteralKind::Text(_) | LiteralKind::Number(_) | LiteralKind::Today(_)) => {
+            let op = parameter.example.split(' ').nth(1).unwrap_or("=");
+            format!("{name} {op} {literal}")
+        }
+        _ => parameter.example.to_owned(),
+    }
+}
+
+pub(super) fn with_article(noun: &str) -> String {
+    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {noun}")
 }

@@ -32,10 +32,23 @@ pub enum ExprKind {
     Contains(Name, Literal),
     /// `birthday is set`
     IsSet(Name),
+    /// `birthday in next 7 days`, `birthday is today`
+    Recurs(Name, Stretch),
     /// `opened(within: 30d)`
     Call(Name, Vec<Argument>),
     /// Something that could not be read; its problem is already reported.
     Unreadable,
+}
+
+/// Days around today.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stretch {
+    /// `is today`
+    Today,
+    /// `in next 7 days`: today and the six after.
+    Next(Period),
+    /// `in last 7 days`: today and the six before.
+    Last(Period),
 }
 
 /// A name and where it stands. Dots belong to it: `rfm.recency`.
@@ -84,6 +97,8 @@ pub enum LiteralKind {
     Percent(u32),
     /// `today`, `today - 30d`; the amount of the period carries the sign.
     Today(Period),
+    /// `region('EU')`: its countries, in a list.
+    Region(String),
     /// Something that could not be read; its problem is already reported.
     Unreadable,
 }
@@ -181,7 +196,7 @@ impl Unit {
 }
 
 /// How tightly an expression binds, for placing parentheses.
-fn strength(kind: &ExprKind) -> u8 {
+pub(super) fn strength(kind: &ExprKind) -> u8 {
     match kind {
         ExprKind::Or(terms) if terms.len() > 1 => 0,
         ExprKind::And(terms) if terms.len() > 1 => 1,
@@ -197,7 +212,9 @@ impl fmt::Display for Expr {
             ExprKind::And(terms) => write_terms(f, terms, " and ", 2),
             ExprKind::Not(inner) => match &inner.kind {
                 ExprKind::IsSet(name) => write!(f, "{name} is not set"),
-                ExprKind::In(name, values) => write!(f, "{name} not in ({})", List(values)),
+                ExprKind::In(name, values) => write!(f, "{name} not in {}", Choices(values)),
+                ExprKind::Recurs(name, Stretch::Today) => write!(f, "{name} is not today"),
+                ExprKind::Recurs(name, stretch) => write!(f, "{name} not {stretch}"),
                 _ => {
                     f.write_str("not ")?;
                     write_term(f, inner, 2)
@@ -205,7 +222,8 @@ impl fmt::Display for Expr {
             },
             ExprKind::Field(name) => write!(f, "{name}"),
             ExprKind::Compare(name, op, value) => write!(f, "{name} {} {value}", op.symbol()),
-            ExprKind::In(name, values) => write!(f, "{name} in ({})", List(values)),
+            ExprKind::In(name, values) => write!(f, "{name} in {}", Choices(values)),
+            ExprKind::Recurs(name, stretch) => write!(f, "{name} {stretch}"),
             ExprKind::Contains(name, value) => write!(f, "{name} contains {value}"),
             ExprKind::IsSet(name) => write!(f, "{name} is set"),
             ExprKind::Call(name, arguments) => write!(f, "{name}({})", List(arguments)),
@@ -226,6 +244,30 @@ fn write_terms(f: &mut fmt::Formatter<'_>, terms: &[Expr], between: &str, least:
 
 fn write_term(f: &mut fmt::Formatter<'_>, term: &Expr, least: u8) -> fmt::Result {
     if strength(&term.kind) < least { write!(f, "({term})") } else { write!(f, "{term}") }
+}
+
+/// Values to choose from; a region alone needs no parentheses around it.
+struct Choices<'a>(&'a [Literal]);
+
+impl fmt::Display for Choices<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [region @ Literal { kind: LiteralKind::Region(_), .. }] => write!(f, "{region}"),
+            values => write!(f, "({})", List(values)),
+        }
+    }
+}
+
+impl fmt::Display for Stretch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (word, period) = match self {
+            Stretch::Today => return f.write_str("is today"),
+            Stretch::Next(period) => ("next", period),
+            Stretch::Last(period) => ("last", period),
+        };
+        let unit = if period.unit == Unit::Week { "week" } else { "day" };
+        write!(f, "in {word} {} {unit}{}", period.amount, if period.amount == 1 { "" } else { "s" })
+    }
 }
 
 /// Values with commas between them.
@@ -273,6 +315,7 @@ impl fmt::Display for Literal {
                 let sign = if period.amount < 0 { '-' } else { '+' };
                 write!(f, "today {sign} {}{}", period.amount.abs(), period.unit.symbol())
             }
+            LiteralKind::Region(name) => write!(f, "region({})", quote(name)),
             LiteralKind::Unreadable => f.write_str("?"),
         }
     }

@@ -11,10 +11,15 @@
 //! ```text
 //! city = 'Taipei'     age >= 30     vip     interests contains 'oolong'     city in ('Taipei', 'Tainan')
 //! birthday is set     not vip       (a or b) and not c     city not in ('Taipei')     phone is not set
-//! birthday < today - 18y            joined >= '2026-01-01'                  segment('taipei-regulars')
-//! subscribed('tea-letter')          sent(campaign: 'weekly', within: 7d)    random(10%, seed: 'spring')
+//! birthday < today - 18y            birthday in next 7 days                 country in region('EU')
+//! subscribed('tea-letter', since < today - 1y)           sent(campaign: 'weekly', within: 7d)
 //! opened(within: 30d)               clicked(campaign: 'weekly', link: 'https://..', within: 30d, at_least: 2)
+//! did('visit', within: 14d, where: page = '/oolong')     ordered(within: 90d, sum >= 100)
+//! engagement.stage = 'dormant'      engagement('tea-letter', score >= 2)    rfm.recency >= 4
+//! segment('taipei-regulars')        frozen('spring-2026')                   random(10%, seed: 'spring')
 //! ```
+//!
+//! The whole of it is in `docs/segments.md`, the calls and words in [`reference`]. What matters here:
 //!
 //! - **Joining.** `not` binds tighter than `and`, `and` tighter than `or`. Keywords may be written in
 //!   either case; names may not.
@@ -25,20 +30,13 @@
 //! - **Texts** are compared byte by byte (code point by code point), case and all: `'a' > 'Z'`.
 //!   `contains` on a text looks for a part of it. `email` is the exception: addresses are compared
 //!   in their normal form (lower case, the domain in ASCII), on both sides.
-//! - **Lists** know `contains` (one value of the list, whole) and `is set`.
-//! - **Booleans** stand alone (`vip`) or are compared with `=` and `!=`.
-//! - **Dates** are compared with `'2026-12-01'` or `today`, which is the calendar day of `now` in UTC,
-//!   `today - 18y`, `today + 2w`. A day that a month does not have becomes its last one.
-//! - **`subscribed('topic')`**: the standing is `subscribed` (not pending, not paused).
-//! - **`sent(..)`** counts deliveries in state `sent`, at the moment they entered it
-//!   (`delivery.changed_at`): one that bounced afterwards no longer counts. **`opened(..)`** and
-//!   **`clicked(..)`** count hits judged human, with `any: true` those by machines too. `campaign:` and
-//!   `topic:` are those of the run, `link:` is the address as written in the content, `within: 30d`
-//!   means not earlier than `now` less that (months and years by the calendar), `at_least:` is 1
-//!   where it is left out.
+//! - **Dates** are compared with `'2026-12-01'` or `today`, which is the calendar day of `now` in UTC.
+//!   A day that a month does not have becomes its last one. `in next 7 days` and `in last 7 days` count
+//!   today and mean anniversaries too, see [`Leaf::Recurs`].
+//! - **History.** `within: 30d` means not earlier than `now` less that (months and years by the calendar),
+//!   `at_least:` is 1 where it is left out. Opens and clicks are those judged human, with `any: true` all.
+//!   `campaign:` and `topic:` are those of the run, `link:` is the address as written in the content.
 //! - **`random(10%)`** picks the same contacts each time, see [`random`]; another `seed:` picks others.
-//! - `did(..)`, `ordered(..)`, `rfm.*`, `value.*` and `lifecycle` are known words that need data this
-//!   version does not collect; using one is a mistake that says so.
 //!
 //! A whole rule that is nothing but the name of a segment (`weekly-buyers`) stands for that segment,
 //! see [`rule`].
@@ -53,9 +51,12 @@ use crate::contact::Schema;
 
 mod arguments;
 mod ast;
+mod calls;
 mod check;
 mod compile;
 mod evaluate;
+mod fields;
+mod format;
 pub mod frozen;
 pub mod history;
 mod history_sql;
@@ -63,18 +64,26 @@ mod lexer;
 mod load;
 pub mod ops;
 mod parse;
+mod parse_fields;
 mod parse_values;
+mod plan;
 pub mod random;
+pub mod reference;
+pub mod regions;
 mod rule;
+mod schema;
 
-pub use ast::{Argument, Expr, ExprKind, Literal, LiteralKind, Name, Op, Period, Unit};
+pub use ast::{Argument, Expr, ExprKind, Literal, LiteralKind, Name, Op, Period, Stretch, Unit};
 pub use check::{check, rule};
 pub use compile::{SMALL_SET, Sql, compile, compile_for_blocks, compile_knowing, soundings};
 pub use evaluate::{
     Clause, EngagementFact, EventFact, HitFact, LineFact, MailFact, OrderFact, OrderTotal, Person, TotalFact, evaluate, explain,
 };
+pub use format::{LINE_WIDTH, format, formatted};
 pub use parse::parse;
+pub use plan::{Plan, Served, plan};
 pub use rule::{Engagement, Field, HitKind, Home, Leaf, Mailed, Moment, Node, Rule, Source, Together, Value};
+pub use schema::{Completion, completion};
 
 /// Longest rule, in bytes: a few thousand customer numbers in a list fit.
 pub const MAX_SOURCE_BYTES: usize = 256 * 1024;

@@ -7,7 +7,6 @@ use std::ops::Range;
 use super::ast::{Expr, ExprKind, LiteralKind, Name};
 use super::lexer::{Token, TokenKind, tokens};
 use super::{MAX_DEPTH, MAX_ERRORS, MAX_SOURCE_BYTES, SegmentError};
-use crate::config::diagnostics::did_you_mean;
 
 /// Words with a meaning of their own.
 pub(super) const KEYWORDS: &[&str] = &["and", "or", "not", "in", "contains", "is", "set", "true", "false", "today"];
@@ -124,6 +123,11 @@ impl Parser<'_> {
         self.errors.push(SegmentError::new(span, message, hint));
     }
 
+    /// How many mistakes were told so far.
+    pub(super) fn told(&self) -> usize {
+        self.errors.len()
+    }
+
     /// Goes on at the next `and`, `or`, comma or closing parenthesis of this level.
     pub(super) fn recover(&mut self) {
         let mut level = 0_usize;
@@ -229,7 +233,7 @@ impl Parser<'_> {
         }
     }
 
-    fn any_of(&mut self) -> Expr {
+    pub(super) fn any_of(&mut self) -> Expr {
         self.terms("or", Self::all_of, ExprKind::Or)
     }
 
@@ -417,99 +421,5 @@ impl Parser<'_> {
         self.error(span.clone(), format!("`{written}` is no attribute"), hint);
         self.recover();
         Expr { kind: ExprKind::Unreadable, span }
-    }
-
-    /// What follows the name of a field.
-    fn test(&mut self, name: Name) -> Expr {
-        let start = name.span.start;
-        let finish = |parser: &Self, kind| Expr { kind, span: start..parser.end() };
-        if let TokenKind::Operator(op) = *self.kind() {
-            self.advance();
-            let value = self.literal();
-            return finish(self, ExprKind::Compare(name, op, value));
-        }
-        let negated = self.keyword("not") && (self.keyword_ahead(1, "in") || self.keyword_ahead(1, "contains"));
-        if negated {
-            self.advance();
-        }
-        let expr = if self.eat_keyword("in") {
-            let values = self.values();
-            finish(self, ExprKind::In(name, values))
-        } else if self.eat_keyword("contains") {
-            let value = self.literal();
-            finish(self, ExprKind::Contains(name, value))
-        } else if self.keyword("is") {
-            return self.is_set(name);
-        } else if let Some(expr) = self.foreign_test(&name) {
-            return expr;
-        } else if self.kind() == &TokenKind::Unreadable {
-            return Expr { kind: ExprKind::Unreadable, span: name.span };
-        } else {
-            finish(self, ExprKind::Field(name))
-        };
-        if negated { Expr { span: expr.span.clone(), kind: ExprKind::Not(Box::new(expr)) } } else { expr }
-    }
-
-    /// `is set`, `is not set`.
-    fn is_set(&mut self, name: Name) -> Expr {
-        let start = name.span.start;
-        let is = self.span();
-        self.advance();
-        let negated = self.eat_keyword("not");
-        if self.eat_keyword("set") {
-            let span = start..self.end();
-            let expr = Expr { kind: ExprKind::IsSet(name), span: span.clone() };
-            return if negated { Expr { kind: ExprKind::Not(Box::new(expr)), span } } else { expr };
-        }
-        let (shown, value) = (self.shown(), self.source[self.span()].to_ascii_lowercase());
-        let absent = ["null", "empty", "missing", "none", "unknown", "unset", "blank"].contains(&value.as_str());
-        let hint = match (absent, negated) {
-            (true, false) => format!("write `{name} is not set`"),
-            (true, true) => format!("write `{name} is set`"),
-            (false, _) if self.kind() == &TokenKind::End => format!("write `{name} is set` or `{name} is not set`"),
-            (false, false) => format!("write `{name} = ..` to compare, or `{name} is set`"),
-            (false, true) => format!("write `{name} != ..` to compare, or `{name} is not set`"),
-        };
-        let span = if self.kind() == &TokenKind::End { is } else { self.span() };
-        self.error(span, format!("expected `set` after `is`, found {shown}"), hint);
-        self.recover();
-        Expr { kind: ExprKind::Unreadable, span: start..self.end() }
-    }
-
-    /// Tests of other languages.
-    fn foreign_test(&mut self, name: &Name) -> Option<Expr> {
-        if self.kind() != &TokenKind::Word || self.keyword("and") || self.keyword("or") || self.keyword("not") {
-            return None;
-        }
-        let span = self.span();
-        let word = self.source[span.clone()].to_ascii_lowercase();
-        let hint = match word.as_str() {
-            "like" | "ilike" | "matches" | "regexp" | "startswith" | "endswith" | "includes" | "has" | "contain" => {
-                format!("write `{name} contains '..'`")
-            }
-            "between" => format!("write `{name} >= .. and {name} <= ..`"),
-            "equals" | "eq" | "equal" => format!("write `{name} = ..`"),
-            "ne" | "neq" => format!("write `{name} != ..`"),
-            "gt" | "after" => format!("write `{name} > ..`"),
-            "lt" | "before" => format!("write `{name} < ..`"),
-            "gte" | "ge" => format!("write `{name} >= ..`"),
-            "lte" | "le" => format!("write `{name} <= ..`"),
-            "exists" => format!("write `{name} is set`"),
-            other => match did_you_mean(other, ["contains", "in", "is", "and", "or"].into_iter().filter(|_| other.len() > 2)) {
-                Some(meant) => format!("did you mean `{meant}`?"),
-                None => return None,
-            },
-        };
-        self.error(span.clone(), format!("`{word}` is not used in segments"), hint);
-        self.recover();
-        // `between 1 and 2`: its `and` joins values, not conditions.
-        if word == "between"
-            && self.keyword("and")
-            && matches!(self.kind_ahead(1), TokenKind::Number(_) | TokenKind::Text(_) | TokenKind::Minus)
-        {
-            self.advance();
-            self.recover();
-        }
-        Some(Expr { kind: ExprKind::Unreadable, span: name.span.start..self.end() })
     }
 }

@@ -87,6 +87,7 @@ impl Parser<'_> {
             TokenKind::Word if self.keyword("true") => self.take(LiteralKind::Boolean(true)),
             TokenKind::Word if self.keyword("false") => self.take(LiteralKind::Boolean(false)),
             TokenKind::Word if self.keyword("today") => self.today(),
+            TokenKind::Word if self.at_region() => self.region(),
             TokenKind::Word if !KEYWORDS.iter().any(|keyword| self.keyword(keyword)) => self.unquoted(),
             _ => {
                 let shown = self.shown();
@@ -206,13 +207,13 @@ impl Parser<'_> {
         if self.kind() != &TokenKind::Word {
             return Argument::Plain(self.literal());
         }
+        if self.keyword("where") && !matches!(self.kind_ahead(1), TokenKind::Operator(_) | TokenKind::Comma | TokenKind::Close) {
+            return self.filter();
+        }
         match *self.kind_ahead(1) {
             TokenKind::Colon => {
                 let name = self.name();
                 self.advance();
-                if name.text.eq_ignore_ascii_case("where") {
-                    return Argument::Where(name, Box::new(self.nested(Self::primary)));
-                }
                 Argument::Named(name, self.literal())
             }
             TokenKind::Operator(op) => {
@@ -220,7 +221,32 @@ impl Parser<'_> {
                 self.advance();
                 Argument::Condition(name, op, self.literal())
             }
+            TokenKind::Word if ["in", "is", "contains", "not"].iter().any(|word| self.keyword_ahead(1, word)) => self.test_argument(),
             _ => Argument::Plain(self.literal()),
         }
+    }
+
+    /// `where: page = '/oolong' and duration > 3`: up to the next comma or the end of the call.
+    fn filter(&mut self) -> Argument {
+        let name = Name { text: "where".to_owned(), span: self.span() };
+        self.advance();
+        if !self.eat(&TokenKind::Colon) {
+            self.error(name.span.clone(), "`where` needs its colon", "write `where: page = '/oolong'`");
+        }
+        Argument::Where(name, Box::new(self.nested(Self::any_of)))
+    }
+
+    /// `stage in ('cooling', 'dormant')` where only comparisons stand.
+    fn test_argument(&mut self) -> Argument {
+        let name = self.name();
+        let start = name.span.start;
+        let told = self.told();
+        self.test(name);
+        let span = start..self.end();
+        if self.told() == told {
+            let hint = "compare with `=`, `<`, `>=` and so on; for several values join several calls with `or`";
+            self.error(span.clone(), "between these parentheses stand comparisons only", hint);
+        }
+        Argument::Plain(Literal { kind: LiteralKind::Unreadable, span })
     }
 }

@@ -1,7 +1,5 @@
 //! `optin segment list|count|members|..`: a command a file, or a function here for the short ones.
 
-mod history;
-
 use serde_json::json;
 
 use super::Context;
@@ -10,6 +8,11 @@ use super::out::{Failure, Outcome, counted};
 use crate::clock::Time;
 use crate::instance::Instance;
 use crate::segment::{self, Rule, frozen};
+
+mod explain;
+mod fmt;
+mod history;
+mod schema;
 
 /// Who a rule picks. Nobody is mailed.
 #[derive(Debug, clap::Args)]
@@ -20,6 +23,11 @@ pub struct SegmentCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
+    /// How a rule is carried out and how large it is; with --email, why it picks somebody or not.
+    #[command(
+        after_help = "Examples:\n  optin segment explain taipei-regulars\n  optin segment explain \"vip and not opened(within: 6mo)\" --email mei@example.com --json"
+    )]
+    Explain(explain::Explain),
     /// Every segment of segments.toml with its size now, and over time.
     #[command(after_help = "`joined` and `left` are those of the last look at it; `optin serve` looks once a day.\n\n\
         Examples:\n  optin segment list\n  optin segment list --json")]
@@ -83,12 +91,24 @@ enum Action {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
+    /// Rules in one layout: long ones on several lines.
+    #[command(
+        after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
+        Examples:\n  optin segment fmt\n  optin segment fmt --write\n  optin segment fmt best-customers --check\n  \
+        optin segment fmt \"vip   AND city='Taipei'\""
+    )]
+    Fmt(fmt::Fmt),
+    /// What rules can say here: fields, calls, words and names, also for editors.
+    #[command(after_help = "The language is explained in docs/segments.md, and the JSON document too.\n\n\
+        Examples:\n  optin segment schema\n  optin segment schema --json > .optin-segments.json")]
+    Schema,
 }
 
 impl SegmentCommand {
     pub(super) async fn run(self, context: &Context) -> Outcome {
         let now = context.clock.now();
         match self.action {
+            Action::Explain(explain) => explain.run(context, now).await,
             Action::List => history::list(context, now).await,
             Action::Refresh { names } => history::refresh(context, &names, now).await,
             Action::Changes { name, since, limit } => history::changes(context, &name, since, limit, now).await,
@@ -97,6 +117,8 @@ impl SegmentCommand {
             Action::Thaw { list } => history::thaw(context, &list).await,
             Action::Count { rule } => count(context, &rule, now).await,
             Action::Members { rule, limit } => members(context, &rule, limit, now).await,
+            Action::Fmt(fmt) => fmt.run(context),
+            Action::Schema => schema::run(context),
         }
     }
 }

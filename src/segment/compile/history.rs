@@ -73,7 +73,7 @@ impl Past {
 }
 
 /// Whether a condition is one on the past, which may be asked as a set.
-pub(super) fn is_past(leaf: &Leaf) -> bool {
+pub(in crate::segment) fn is_past(leaf: &Leaf) -> bool {
     matches!(leaf, Leaf::Mail { .. } | Leaf::Hit { .. } | Leaf::Did { .. } | Leaf::Ordered { .. })
 }
 

@@ -30,7 +30,7 @@ mod history;
 mod standing;
 
 pub(super) use calendar::{ago, day, days_from};
-pub(super) use history::asks_totals;
+pub(super) use history::{asks_totals, is_past};
 pub(super) use standing::{STAGES, stages_that, weight_at};
 
 /// Rows up to which a set is worth computing on SQLite: some 0.3 s at the worst. More of them, and a million
@@ -89,7 +89,7 @@ pub fn soundings(rule: &Rule, dialect: Dialect, now: Time) -> Vec<Sql> {
 fn past_leaves<'r>(node: &'r Node, into: &mut Vec<&'r Leaf>) {
     match node {
         Node::All(nodes) | Node::Any(nodes) => nodes.iter().for_each(|node| past_leaves(node, into)),
-        Node::Leaf { leaf, .. } if history::is_past(leaf) => into.push(leaf),
+        Node::Leaf { leaf, .. } if is_past(leaf) => into.push(leaf),
         Node::Leaf { .. } => {}
     }
 }
@@ -164,7 +164,7 @@ impl<'l> Compiler<'l> {
                 format!("{not}{}", self.standing(topic, *standing, since, *within))
             }
             Leaf::Engagement { topic, what, op, value, settings } => {
-                let condition = self.engagement(topic.as_deref(), *what, *op, value, settings);
+                let condition = self.engagement(topic.as_deref(), *what, *op, value, settings, alone);
                 format!("{not}{condition}")
             }
             Leaf::Frozen(list) => format!("{not}{}", self.frozen(list)),

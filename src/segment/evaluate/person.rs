@@ -38,6 +38,27 @@ pub struct Person {
     pub frozen: BTreeSet<String>,
 }
 
+impl Person {
+    /// Somebody of whom nothing but this is known.
+    pub fn new(contact: Contact) -> Self {
+        Person {
+            contact,
+            merged: false,
+            standings: BTreeMap::new(),
+            mails: Vec::new(),
+            hits: Vec::new(),
+            totals: Vec::new(),
+            orders: Vec::new(),
+            lines: Vec::new(),
+            order_total: None,
+            events: BTreeMap::new(),
+            engagement: BTreeMap::new(),
+            scores: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+        }
+    }
+}
+
 /// A mail that left or came back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MailFact {
