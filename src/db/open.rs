@@ -125,6 +125,9 @@ async fn open_postgres(url: &str, options: OpenOptions) -> Result<Db> {
         ("idle_in_transaction_session_timeout", idle.as_str()),
         ("timezone", "UTC"),
         ("work_mem", POSTGRES_WORK_MEM),
+        // Its planner guesses conditions on the past to be so dear that it would compile them first: 0.1 s and more
+        // for what runs as long without.
+        ("jit", "off"),
     ]);
     // A pool that cannot connect says only that it timed out; one plain connection says why.
     sqlx::PgConnection::connect_with(&connect).await.map_err(failed)?.close().await.map_err(failed)?;
