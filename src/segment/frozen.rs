@@ -78,7 +78,9 @@ pub fn used(rule: &Rule) -> BTreeSet<&str> {
     fn collect<'r>(node: &'r Node, into: &mut BTreeSet<&'r str>) {
         match node {
             Node::All(nodes) | Node::Any(nodes) => nodes.iter().for_each(|node| collect(node, into)),
-            Node::Leaf { leaf: Leaf::Frozen(list), .. } => drop(into.insert(list)),
+            Node::Leaf { leaf: Leaf::Frozen(list), .. } => {
+                into.insert(list);
+            }
             Node::Leaf { .. } => {}
         }
     }

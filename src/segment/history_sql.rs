@@ -76,9 +76,9 @@ pub(super) async fn difference(tx: &mut Tx, segment_id: i64, after: i64, until: 
     let sql = format!(
         "WITH picked AS MATERIALIZED (SELECT c.id FROM contact c WHERE c.id > $2 AND c.id <= $3 AND {}),
            kept AS MATERIALIZED (SELECT m.contact_id AS id FROM segment_member m WHERE m.segment_id = $1 AND m.contact_id > $2 AND m.contact_id <= $3)
-         SELECT 0, COUNT(*) FROM picked
-         UNION ALL SELECT 1, j.id FROM (SELECT id FROM picked EXCEPT SELECT id FROM kept) j
-         UNION ALL SELECT 2, d.id FROM (SELECT id FROM kept EXCEPT SELECT id FROM picked) d",
+         SELECT CAST(0 AS BIGINT), COUNT(*) FROM picked
+         UNION ALL SELECT CAST(1 AS BIGINT), j.id FROM (SELECT id FROM picked EXCEPT SELECT id FROM kept) j
+         UNION ALL SELECT CAST(2 AS BIGINT), d.id FROM (SELECT id FROM kept EXCEPT SELECT id FROM picked) d",
         condition.text
     );
     let mut args: Args = args![segment_id, after, until];

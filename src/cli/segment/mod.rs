@@ -12,7 +12,9 @@ use crate::clock::Time;
 use crate::instance::Instance;
 use crate::segment::{self, Rule, frozen};
 
+mod explain;
 mod fmt;
+mod history;
 mod schema;
 
 /// Who a rule picks. Nobody is mailed.
