@@ -18,8 +18,9 @@ use crate::support::{self, on_each_database};
 async fn order(db: &Db, id: i64, contact: i64, at: Time, amount: i64) {
     let mut tx = db.begin().await.unwrap();
     tx.execute(
-        "INSERT INTO orders (id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, recorded_at)
-         VALUES ($1, $2, $3, $3, $4, $5, 0, FALSE, 'EUR', 1, '', $4)
+        "INSERT INTO orders (id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, revision,
+           recorded_at)
+         VALUES ($1, $2, $3, $3, $4, $5, 0, FALSE, 'EUR', 1, '', 1, $4)
          ON CONFLICT (id) DO UPDATE SET at = excluded.at, amount = excluded.amount, void = FALSE",
         args![id, format!("o{id}"), contact, at, amount],
     )

@@ -213,6 +213,12 @@ on_each_database! {
         let shown = it.run("2026-05-21T00:00:00Z", &["contact", "show", "eve@tea.example"]);
         let engagement = &shown["scores"]["engagement"];
         assert_eq!((&engagement["stage"], &engagement["clicks"]), (&json!("active"), &json!(3)));
+        // What is shown of a person is what segments ask for.
+        let score = engagement["score"].as_f64().unwrap();
+        for (least, who) in [(score - 0.002, &["eve@tea.example"][..]), (score + 0.002, &[])] {
+            let rule = format!("engagement.score >= {least:.6} and engagement('letter', score >= {least:.6})");
+            assert_eq!(emails(&it.run("2026-05-21T00:00:00Z", &["segment", "members", &rule])), who, "{rule}");
+        }
         assert!(engagement["best_hour"].is_number() && engagement["topics"][0]["topic"] == "letter", "{engagement}");
     }
 }

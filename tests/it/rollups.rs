@@ -114,8 +114,9 @@ on_each_database! {
         for (id, delivery, run) in [(1, 71, 1), (2, 72, 2)] {
             hit(&db, Hit { id, contact: 7, delivery, run, link: Some(0), at: NOW.plus(-DAY + id), human: true }).await;
         }
-        let orders = "INSERT INTO orders (id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, recorded_at)
-             VALUES (1, 'a', 7, 7, $1, 250000, 0, FALSE, 'TWD', 1, '', 1), (2, 'b', 7, 7, $2, 9990000, 0, FALSE, 'TWD', 1, '', 1)";
+        let orders = "INSERT INTO orders (id, order_key, contact_id, known_as, at, amount, refunded, void, currency, rate, digest, revision,
+               recorded_at)
+             VALUES (1, 'a', 7, 7, $1, 250000, 0, FALSE, 'TWD', 1, '', 1, 1), (2, 'b', 7, 7, $2, 9990000, 0, FALSE, 'TWD', 1, '', 1, 1)";
         db.execute(orders, args![NOW, NOW.plus(30 * DAY)]).await.unwrap();
         settle(&db, &rules(AttributionModel::LastClick), NOW).await;
 

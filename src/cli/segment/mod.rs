@@ -1,7 +1,5 @@
 //! `optin segment list|count|members|..`: a command a file, or a function here for the short ones.
 
-mod explain;
-mod history;
 
 use serde_json::json;
 
