@@ -1,6 +1,5 @@
 //! `optin segment list|count|members|..`: a command a file, or a function here for the short ones.
 
-
 use serde_json::json;
 
 use super::Context;
