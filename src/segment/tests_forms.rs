@@ -22,7 +22,8 @@ fn event(name: &str, properties: &[(&str, AttributeType)]) -> (String, EventSche
 fn shop() -> Catalog {
     use AttributeType::{Boolean, List, Number, Text};
     let mut catalog = catalog();
-    let attributes = [("country", Text), ("city", Text), ("age", Number), ("vip", Boolean), ("birthday", AttributeType::Date), ("interests", List)];
+    let attributes =
+        [("country", Text), ("city", Text), ("age", Number), ("vip", Boolean), ("birthday", AttributeType::Date), ("interests", List)];
     catalog.schema = Schema::new(&attributes.into_iter().map(|(name, kind)| (name.to_owned(), kind)).collect());
     catalog.country = Some("country".to_owned());
     catalog.events = [
@@ -61,7 +62,7 @@ fn refused(source: &str) -> String {
         assert!(!error.hint.is_empty() && !error.message.ends_with('.'), "`{source}`: {error}");
         let Some(written) = suggestion(&error.hint) else { continue };
         let replaced = format!("{}{written}{}", &source[..error.span.start], &source[error.span.end..]);
-        let reads = [written.to_owned(), format!("clicked({written})"), format!("city = {written}"), replaced];
+        let reads = [written.to_owned(), format!("did('visit', {written})"), format!("city = {written}"), replaced];
         assert!(reads.iter().any(|text| parse(text).is_ok()), "`{source}`: what is suggested does not read: {error}");
     }
     problems("rule", source, &errors).render(false).trim_end().to_owned()
@@ -218,6 +219,10 @@ fn a_suggestion_that_is_followed_is_understood() {
         ("birthday in next 2 months", "birthday in next 60 days"),
         ("birthday in next 36h", "birthday in next 2 days"),
         ("birthday in last 3 years", "birthday in last 366 days"),
+        ("birthday in last 400 days", "birthday >= today - 400d and birthday <= today"),
+        ("did('visit', page = '/oolong')", "did('visit', where: page = '/oolong')"),
+        ("subscribed('tea-letter', within > 30d)", "subscribed('tea-letter', since < today - 30d)"),
+        ("engagement('tea-letter', 'cooling')", "engagement('tea-letter', stage = 'cooling')"),
         ("birthday is tomorrow", "birthday in next 2 days and birthday is not today"),
         ("country != region('EU')", "country not in region('EU')"),
         ("age in region('EU')", "country in region('EU')"),
@@ -288,10 +293,7 @@ fn standings_mails_and_lists_are_read() {
         Leaf::Standing {
             topic: "shop".to_owned(),
             standing: Standing::Subscribed,
-            since: vec![
-                (Op::Less, Moment::Today(year)),
-                (Op::AtLeast, Moment::Fixed(Date::parse("2020-01-01").expect("a date")))
-            ],
+            since: vec![(Op::Less, Moment::Today(year)), (Op::AtLeast, Moment::Fixed(Date::parse("2020-01-01").expect("a date")))],
             within: Some(days(30)),
         }
     );
@@ -352,7 +354,10 @@ fn amounts_are_exact_in_ten_thousandths() {
             Together::Last(Op::AtLeast, Moment::Today(Period { amount: -30, unit: Unit::Day })),
         ]
     );
-    assert_eq!(of("ordered(sum = 0.0001, sum <= 100000000000)"), [Together::Sum(Op::Equal, 1), Together::Sum(Op::AtMost, 1_000_000_000_000_000)]);
+    assert_eq!(
+        of("ordered(sum = 0.0001, sum <= 100000000000)"),
+        [Together::Sum(Op::Equal, 1), Together::Sum(Op::AtMost, 1_000_000_000_000_000)]
+    );
     let Leaf::Ordered { within, product, category, at_least, together } = leaf("ordered()") else { panic!("orders") };
     assert_eq!((within, product, category, at_least, together.len()), (None, None, None, 1, 0));
 }
@@ -513,7 +518,20 @@ fn name(names: &[&'static str]) -> impl Strategy<Value = Name> + use<> {
 
 /// Fields, also those whose names are words elsewhere.
 fn field() -> impl Strategy<Value = Name> {
-    name(&["vip", "city", "城市", "rfm.recency", "engagement.stage", "next", "last", "region", "the", "where", "days", "a_long_name_of_an_attribute"])
+    name(&[
+        "vip",
+        "city",
+        "城市",
+        "rfm.recency",
+        "engagement.stage",
+        "next",
+        "last",
+        "region",
+        "the",
+        "where",
+        "days",
+        "a_long_name_of_an_attribute",
+    ])
 }
 
 fn period(units: &[Unit]) -> impl Strategy<Value = Period> + use<> {
@@ -571,7 +589,8 @@ fn expr() -> BoxedStrategy<Expr> {
     ]
     .prop_map(made);
     leaf.prop_recursive(4, 40, 5, move |inner| {
-        let filter = inner.clone().prop_map(|condition| Argument::Where(Name { text: "where".to_owned(), span: SPAN }, Box::new(condition)));
+        let filter =
+            inner.clone().prop_map(|condition| Argument::Where(Name { text: "where".to_owned(), span: SPAN }, Box::new(condition)));
         let arguments = proptest::collection::vec(prop_oneof![3 => argument(), 1 => filter], 1..5);
         prop_oneof![
             proptest::collection::vec(inner.clone(), 2..6).prop_map(ExprKind::And),
@@ -640,7 +659,51 @@ proptest! {
 
 /// Pieces from which nonsense about the past is made.
 const PIECES: &[&str] = &[
-    "did(", "ordered(", "engagement(", "subscribed(", "region(", "frozen(", "random(", "(", ")", ")", ",", "'visit'", "'shop'", "'EU'", "where", ":",
-    "page", "duration", "sum", "count", "within", "since", "stage", "engagement.", "score", "birthday", "country", "in", "next", "last", "7", "days",
-    "weeks", "30d", "is", "today", "not", "and", "or", "=", ">=", "100", "1.23456", "'x'", "the", "vip", "10%",
+    "did(",
+    "ordered(",
+    "engagement(",
+    "subscribed(",
+    "region(",
+    "frozen(",
+    "random(",
+    "(",
+    ")",
+    ")",
+    ",",
+    "'visit'",
+    "'shop'",
+    "'EU'",
+    "where",
+    ":",
+    "page",
+    "duration",
+    "sum",
+    "count",
+    "within",
+    "since",
+    "stage",
+    "engagement.",
+    "score",
+    "birthday",
+    "country",
+    "in",
+    "next",
+    "last",
+    "7",
+    "days",
+    "weeks",
+    "30d",
+    "is",
+    "today",
+    "not",
+    "and",
+    "or",
+    "=",
+    ">=",
+    "100",
+    "1.23456",
+    "'x'",
+    "the",
+    "vip",
+    "10%",
 ];
