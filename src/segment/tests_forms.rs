@@ -60,7 +60,15 @@ fn refused(source: &str) -> String {
         assert!(!error.hint.is_empty() && !error.message.ends_with('.'), "`{source}`: {error}");
         let Some(written) = suggestion(&error.hint) else { continue };
         let replaced = format!("{}{written}{}", &source[..error.span.start], &source[error.span.end..]);
-        let reads = [written.to_owned(), format!("did('visit', {written})"), format!("city = {written}"), replaced];
+        // A condition, an argument, a value, a name between quotes, or what stands where the mistake was.
+        let named = written.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+        let reads = [
+            written.to_owned(),
+            format!("did('visit', {written})"),
+            format!("did('visit', {written} 3)"),
+            format!("city = {written}"),
+            if named { format!("segment('{written}')") } else { replaced },
+        ];
         assert!(reads.iter().any(|text| parse(text).is_ok()), "`{source}`: what is suggested does not read: {error}");
     }
     problems("rule", source, &errors).render(false).trim_end().to_owned()
