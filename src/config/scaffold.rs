@@ -9,6 +9,7 @@ const FILES: &[(&str, &str)] = &[
     ("forms.toml", include_str!("../../config/forms.toml")),
     ("profile.toml", include_str!("../../config/profile.toml")),
     ("segments.toml", include_str!("../../config/segments.toml")),
+    ("events.toml", include_str!("../../config/events.toml")),
     ("campaigns/spring-leaves.toml", include_str!("../../config/campaigns/spring-leaves.toml")),
     ("campaigns/spring-leaves.md", include_str!("../../config/campaigns/spring-leaves.md")),
     ("campaigns/first-flush-offer.toml", include_str!("../../config/campaigns/first-flush-offer.toml")),

@@ -5,7 +5,7 @@ use super::MAX_AT_LEAST;
 use super::ast::{Argument, Expr, Literal, LiteralKind, Name, Op, Period};
 use super::check::{Checker, suggest};
 use super::fields::literal_name;
-use super::reference::{self, Call, Function, Kind, Parameter};
+use super::reference::{self, Call, Function, Kind, Parameter, STAGES};
 use crate::config::diagnostics::did_you_mean;
 
 /// What people write for what a call has under another name.
@@ -24,6 +24,11 @@ const ALIASES: &[(&str, &[&str])] = &[
     ("average", &["avg", "mean", "aov"]),
     ("seed", &["name", "salt", "draw"]),
     ("since", &["from", "date", "at"]),
+    ("best_hour", &["hour", "time"]),
+    ("best_weekday", &["weekday", "day"]),
+    ("last_open", &["opened", "open"]),
+    ("last_click", &["clicked", "click"]),
+    ("score", &["weight", "points", "level"]),
 ];
 
 /// What was given to a call.
@@ -44,6 +49,8 @@ pub(super) struct Given<'e> {
     pub any: bool,
     pub filter: Option<&'e Expr>,
     pub compared: Vec<Compared<'e>>,
+    /// Something in it was wrong, and told.
+    pub faulty: bool,
 }
 
 /// `sum >= 100`
@@ -57,6 +64,7 @@ impl Checker<'_> {
     /// Reads the arguments of a call; tells every mistake. What could be read is answered also where some is
     /// wrong (then there are errors).
     pub(super) fn given<'e>(&mut self, call: &Name, function: &'static Function, arguments: &'e [Argument]) -> Given<'e> {
+        let told = self.errors.len();
         let mut given = Given::default();
         let mut seen: Vec<&str> = Vec::new();
         let (mut started, mut readable) = (false, true);
@@ -101,6 +109,7 @@ impl Checker<'_> {
             let what = if function.call == Call::Segment { "the name of a segment".to_owned() } else { with_article(first.name) };
             self.error(&call.span, format!("`{call}` needs {what}"), format!("write `{}`", self.example(function)));
         }
+        given.faulty = !readable || self.errors.len() > told;
         given
     }
 
@@ -135,7 +144,9 @@ impl Checker<'_> {
             (LiteralKind::Text(text), Kind::Topic) => self.catalog.topics.contains(text) && !self.catalog.campaigns.contains(text),
             (LiteralKind::Text(text), Kind::Text) => parameter.name != "link" || text.contains("://"),
             (LiteralKind::Text(text), Kind::Campaign) => !text.contains("://"),
-            (LiteralKind::Duration(_), Kind::Duration) | (LiteralKind::Number(_), Kind::Times) | (LiteralKind::Boolean(_), Kind::Boolean) => true,
+            (LiteralKind::Duration(_), Kind::Duration)
+            | (LiteralKind::Number(_), Kind::Times)
+            | (LiteralKind::Boolean(_), Kind::Boolean) => true,
             _ => false,
         };
         let better = function.named.iter().filter(fits).find(|parameter| parameter.kind == Kind::Topic);
@@ -143,10 +154,17 @@ impl Checker<'_> {
         let hint = match (meant, &function.first) {
             (Some(parameter), None) => format!("write `{call}({}: {literal})`", parameter.name),
             (Some(parameter), Some(_)) => format!("write `{}: {literal}`", parameter.name),
-            (None, Some(_)) if function.named.is_empty() && function.compared.is_empty() => format!("write `{}`", self.example(function)),
+            (None, Some(_))
+                if function.call == Call::Engagement
+                    && STAGES.iter().any(|stage| literal.kind == LiteralKind::Text((*stage).to_owned())) =>
+            {
+                format!("write `stage = {literal}`")
+            }
+            (None, Some(_)) if matches!(literal.kind, LiteralKind::Text(_)) => "for several join several calls with `or`".to_owned(),
             (None, _) => takes(function),
         };
         let message = match &function.first {
+            Some(first) if function.named.is_empty() => format!("`{call}` takes one {}", first.name),
             Some(first) => format!("`{call}` takes one {}, and other values by name", first.name),
             None => format!("`{call}` takes values by name"),
         };
@@ -179,7 +197,10 @@ impl Checker<'_> {
     fn compared_otherwise(&mut self, call: &Name, function: &'static Function, key: &Name, op: Op, literal: &Literal) {
         let span = key.span.start..literal.span.end;
         if function.named(&key.text).is_none() {
-            let hint = unknown_hint(function, &key.text);
+            let hint = match meant(function, &key.text) {
+                None if function.named("where").is_some() => format!("write `where: {key} {} {literal}`", op.symbol()),
+                _ => unknown_hint(function, &key.text),
+            };
             let what = if function.compared.is_empty() { " to compare" } else { "" };
             return self.error(&key.span, format!("`{call}` has no `{key}`{what}"), hint);
         }
@@ -188,6 +209,7 @@ impl Checker<'_> {
             ("where", _) => "write `where: page = '/oolong'`, with a colon".to_owned(),
             _ if given => format!("write `{key}: {literal}`"),
             ("within", Op::Less | Op::AtMost) => format!("write `within: {literal}`"),
+            ("within", _) if function.compared("since").is_some() => format!("write `since < today - {literal}`"),
             ("at_least", Op::More) => match literal.kind {
                 LiteralKind::Number(number) => format!("write `at_least: {}`", number.floor() + 1.0),
                 _ => "write `at_least: 2`".to_owned(),
@@ -281,19 +303,23 @@ fn wanted(parameter: &Parameter, found: &LiteralKind) -> (&'static str, String) 
 
 /// A name that the call does not have: what may be meant, or what there is.
 fn unknown_hint(function: &Function, name: &str) -> String {
-    let names = function.named.iter().chain(function.compared).map(|parameter| parameter.name);
-    let lower = name.to_lowercase();
-    let alias = ALIASES.iter().find(|(meant, written)| written.contains(&lower.as_str()) && names.clone().any(|name| name == *meant));
-    let meant = did_you_mean(&lower, names.clone()).or(alias.map(|(meant, _)| *meant));
-    match meant {
+    match meant(function, name) {
         Some(meant) if function.named(meant).is_some() => format!("did you mean `{meant}:`?"),
         Some(meant) => match function.compared(meant) {
             Some(parameter) => format!("did you mean `{}`?", parameter.example),
             None => takes(function),
         },
-        None if lower == "link" => format!("only `clicked` knows links; {}", takes(function)),
+        None if name == "link" => format!("only `clicked` knows links; {}", takes(function)),
         None => takes(function),
     }
+}
+
+/// The name of this call that is close to this one, by letters or by sense.
+fn meant(function: &Function, name: &str) -> Option<&'static str> {
+    let names = function.named.iter().chain(function.compared).map(|parameter| parameter.name);
+    let lower = name.to_lowercase();
+    let alias = ALIASES.iter().find(|(meant, written)| written.contains(&lower.as_str()) && names.clone().any(|name| name == *meant));
+    did_you_mean(&lower, names).or(alias.map(|(meant, _)| *meant))
 }
 
 /// What there is between the parentheses.
@@ -315,8 +341,9 @@ fn comparison(parameter: &Parameter, literal: &Literal, function: &Function) -> 
     match (parameter.kind, &literal.kind) {
         (Kind::Date, LiteralKind::Duration(period)) if function.named("within").is_some() && name == "since" => format!("within: {period}"),
         (Kind::Date, LiteralKind::Duration(period)) => format!("{name} >= today - {period}"),
-        (Kind::Date, LiteralKind::Text(_) | LiteralKind::Today(_))
-        | (Kind::Amount | Kind::Count, LiteralKind::Number(_)) => format!("{name} >= {literal}"),
+        (Kind::Date, LiteralKind::Text(_) | LiteralKind::Today(_)) | (Kind::Amount | Kind::Count, LiteralKind::Number(_)) => {
+            format!("{name} >= {literal}")
+        }
         (Kind::Response(_), LiteralKind::Text(_) | LiteralKind::Number(_) | LiteralKind::Today(_)) => {
             let op = parameter.example.split(' ').nth(1).unwrap_or("=");
             format!("{name} {op} {literal}")

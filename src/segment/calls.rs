@@ -27,7 +27,7 @@ impl Checker<'_> {
     pub(super) fn call(&mut self, expr: &Expr, name: &Name, arguments: &[Argument], depth: usize) -> Option<Node> {
         if let Some(event) = &self.event {
             let message = format!("`{name}(..)` cannot be asked of an event");
-            let hint = format!("between `where:` stand properties; join calls outside: `did({}) and ..`", quote(&event.name));
+            let hint = format!("behind `where:` stand properties; join calls outside: `did({}) and ..`", quote(&event.name));
             self.error(&name.span, message, hint);
             return None;
         }
@@ -207,6 +207,9 @@ impl Checker<'_> {
     /// `engagement('tea-letter', stage = 'cooling', score >= 2)`: all of them.
     fn engaged(&mut self, name: &Name, function: &Function, given: Given<'_>) -> Option<Node> {
         let topic = given.first?;
+        if given.compared.is_empty() && given.faulty {
+            return None;
+        }
         if given.compared.is_empty() {
             self.error(&name.span, format!("`{name}` needs something to compare"), format!("write `{}`", self.example(function)));
             return None;
@@ -291,8 +294,12 @@ impl Checker<'_> {
                 return None;
             }
             (Engagement::Score, LiteralKind::Number(number)) if *number >= 0.0 => Value::Number(*number),
-            (Engagement::BestHour, LiteralKind::Number(number)) if number.fract() == 0.0 && (0.0..24.0).contains(number) => Value::Number(*number),
-            (Engagement::BestWeekday, LiteralKind::Number(number)) if number.fract() == 0.0 && (1.0..8.0).contains(number) => Value::Number(*number),
+            (Engagement::BestHour, LiteralKind::Number(number)) if number.fract() == 0.0 && (0.0..24.0).contains(number) => {
+                Value::Number(*number)
+            }
+            (Engagement::BestWeekday, LiteralKind::Number(number)) if number.fract() == 0.0 && (1.0..8.0).contains(number) => {
+                Value::Number(*number)
+            }
             _ => {
                 let message = match &literal.kind {
                     LiteralKind::Number(_) => format!("`{name}` is {}, not {literal}", kind_of(what)),

@@ -275,7 +275,7 @@ impl Lexer<'_> {
             '%' => "a percent sign stands behind a number: `random(10%)`",
             ';' => "join conditions with `and` or `or`",
             '[' | ']' | '{' | '}' => "lists and groups stand in parentheses: `city in ('Taipei', 'Tainan')`",
-            '#' if self.rest().starts_with("# ") => "rules have no comments: write it above the rule in `segments.toml`",
+            '#' if self.rest().starts_with("# ") => "rules have no comments: write them above the rule in `segments.toml`",
             '$' | '@' | '#' => "an attribute is written by its name alone: `city = 'Taipei'`",
             _ => "remove it, or put it in a text: `'..'`",
         };

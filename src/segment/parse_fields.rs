@@ -95,8 +95,9 @@ impl Parser<'_> {
     fn stretch(&mut self) -> Option<Stretch> {
         let next = self.keyword("next");
         let word = if next { "next" } else { "last" };
+        let start = self.span().start;
         self.advance();
-        let (start, found) = (self.span().start, self.kind().clone());
+        let found = self.kind().clone();
         let period = match found {
             TokenKind::Number(number) if matches!(self.kind_ahead(1), TokenKind::Word) => {
                 self.advance();
@@ -131,8 +132,9 @@ impl Parser<'_> {
                 self.other_unit(1.0, &unit, word, start)
             }
             _ => {
-                let (span, shown) = (self.span(), self.shown());
-                self.error(span, format!("expected a number of days after `{word}`, found {shown}"), format!("write `{word} 7 days`"));
+                let shown = self.shown();
+                let message = format!("expected a number of days after `{word}`, found {shown}");
+                self.error(start..self.end(), message, format!("write `{word} 7 days`"));
                 None
             }
         };

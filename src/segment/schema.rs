@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use super::Catalog;
-use super::reference::{self, FUNCTIONS, KEYWORDS, Kind, Parameter, SCORES, STAGES, UNITS, Word, operators, response_operators, with_names};
+use super::reference::{
+    self, FUNCTIONS, KEYWORDS, Kind, Parameter, SCORES, STAGES, UNITS, Word, operators, response_operators, with_names,
+};
 use super::regions;
 use crate::config::AttributeType;
 use crate::contact::BUILT_IN_FIELDS;

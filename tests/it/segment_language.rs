@@ -9,7 +9,8 @@ use crate::support::process::repository;
 use crate::support::{Instance, TestDatabase, instance, optin};
 
 fn example() -> Catalog {
-    let config = load(&repository().join("config"), &Environment::default()).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
+    let config =
+        load(&repository().join("config"), &Environment::default()).unwrap_or_else(|problems| panic!("{}", problems.render(false)));
     Catalog::new(&config)
 }
 
