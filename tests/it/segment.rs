@@ -174,7 +174,7 @@ async fn the_past_is_served_by_indexes() {
         ("sent(within: 7d)", "delivery_sent", "delivery_sent_to"),
         ("bounced(within: 7d)", "delivery_bounced", "delivery_"),
         ("did('visit', within: 14d)", "did_visit_at", "did_visit_contact"),
-        ("ordered(within: 90d, sum >= 100)", "orders_at", "orders_contact"),
+        ("ordered(within: 90d)", "orders_at", "orders_contact"),
         ("ordered(product: 'p1')", "order_line_product", "order_line_contact"),
         ("ordered(category: 'oolong', within: 90d)", "order_line_category", "order_line_contact"),
     ] {
@@ -442,7 +442,7 @@ fn on_events() -> BoxedStrategy<String> {
 
 fn on_orders() -> BoxedStrategy<String> {
     let amount = || select(vec!["0", "10", "20", "20.5", "33.3333", "100"]).prop_map(str::to_owned).boxed();
-    let count = || (1..4).prop_map(|count: i32| count.to_string()).boxed();
+    let count = || (2..5).prop_map(|count: i32| count.to_string()).boxed();
     let optional = |argument: BoxedStrategy<String>| proptest::option::weighted(0.4, argument);
     let product = optional(select(PRODUCTS.to_vec()).prop_map(|product| format!("product: {}", quoted(product))).boxed());
     let category = optional(select(CATEGORIES.to_vec()).prop_map(|category| format!("category: {}", quoted(category))).boxed());
