@@ -51,11 +51,9 @@ enum Action {
         limit: u32,
     },
     /// Rules in one layout: long ones on several lines.
-    #[command(
-        after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
+    #[command(after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
         Examples:\n  optin segment fmt\n  optin segment fmt --write\n  optin segment fmt best-customers --check\n  \
-        optin segment fmt \"vip   AND city='Taipei'\""
-    )]
+        optin segment fmt \"vip   AND city='Taipei'\"")]
     Fmt(fmt::Fmt),
     /// What rules can say here: fields, calls, words and names, also for editors.
     #[command(after_help = "The language is explained in docs/segments.md, and the JSON document too.\n\n\
