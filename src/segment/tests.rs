@@ -423,6 +423,8 @@ fn an_explanation_names_each_condition_and_its_segment() {
             ("phone is not set".to_owned(), true, None),
         ]
     );
+    let facts: Vec<&str> = clauses.iter().map(|clause| clause.facts.as_str()).collect();
+    assert_eq!(facts, ["last human click 2026-11-21, 2 within 30d", "city is '台北'", "vip is not set", "phone is not set"]);
 }
 
 #[test]

@@ -67,7 +67,8 @@ impl Past {
         if together.is_empty() {
             format!("EXISTS (SELECT 1 {rows})")
         } else {
-            format!("COALESCE((SELECT {} {rows}), FALSE)", together.join(" AND "))
+            // Without grouping there is a row of no rows, too, whose count is less than anything.
+            format!("COALESCE((SELECT COUNT(*) > 0 AND {} {rows}), FALSE)", together.join(" AND "))
         }
     }
 }
