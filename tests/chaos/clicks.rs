@@ -89,20 +89,27 @@ fn serve(shop: &Instance) -> Running {
 
 async fn write_mails(db: &Db, mails: i64) {
     let mut tx = db.begin().await.unwrap();
-    for statement in [
-        "INSERT INTO contact (id, email, email_key, created_at, updated_at) VALUES (7, 'mei@tea.example', 'mei@tea.example', 0, 0)".to_owned(),
+    tx.execute(
         "INSERT INTO run (id, campaign, topic_id, firing, state, scheduled_at, created_at, definition_hash, definition, excluded,
                           audience, audience_cursor, audience_done)
-         VALUES (50, 'weekly', 1, 'f', 'done', 0, 0, '', '', '{}', 1, 0, TRUE)"
-            .to_owned(),
-    ] {
-        tx.execute(&statement, Vec::new()).await.unwrap();
-    }
+         VALUES (50, 'weekly', 1, 'f', 'done', 0, 0, '', '', '{}', 1, 0, TRUE)",
+        Vec::new(),
+    )
+    .await
+    .unwrap();
     for mail in 1..=mails {
-        let sql = format!(
-            "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, changed_at) VALUES ({mail}, 50, 7, 'sent', 0, 1, 0)"
-        );
-        tx.execute(&sql, Vec::new()).await.unwrap();
+        for statement in [
+            format!(
+                "INSERT INTO contact (id, email, email_key, created_at, updated_at)
+                 VALUES ({mail}, '{mail}@tea.example', '{mail}@tea.example', 0, 0)"
+            ),
+            format!(
+                "INSERT INTO delivery (id, run_id, contact_id, state, due_at, attempts, changed_at)
+                 VALUES ({mail}, 50, {mail}, 'sent', 0, 1, 0)"
+            ),
+        ] {
+            tx.execute(&statement, Vec::new()).await.unwrap();
+        }
     }
     tx.commit().await.unwrap();
 }
