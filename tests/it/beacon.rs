@@ -121,7 +121,7 @@ on_each_database! {
         let other = keys.sign(Purpose::View, &[1, now.plus(DAY).millis()]);
         for visit in [
             json!({ "v": "visit0002", "p": "/a" }),
-            json!({ "v": "visit0003", "p": "/a", "t": format!("{}A", &oc[..oc.len() - 1]) }),
+            json!({ "v": "visit0003", "p": "/a", "t": format!("{oc}AAAA") }),
             json!({ "v": "visit0004", "p": "/a", "t": expired }),
             json!({ "v": "visit0005", "p": "/a", "t": other }),
             json!({ "v": "visit0006", "p": "/a", "t": unknown }),
