@@ -135,7 +135,9 @@ impl Checker<'_> {
             (LiteralKind::Text(text), Kind::Topic) => self.catalog.topics.contains(text) && !self.catalog.campaigns.contains(text),
             (LiteralKind::Text(text), Kind::Text) => parameter.name != "link" || text.contains("://"),
             (LiteralKind::Text(text), Kind::Campaign) => !text.contains("://"),
-            (LiteralKind::Duration(_), Kind::Duration) | (LiteralKind::Number(_), Kind::Times) | (LiteralKind::Boolean(_), Kind::Boolean) => true,
+            (LiteralKind::Duration(_), Kind::Duration)
+            | (LiteralKind::Number(_), Kind::Times)
+            | (LiteralKind::Boolean(_), Kind::Boolean) => true,
             _ => false,
         };
         let better = function.named.iter().filter(fits).find(|parameter| parameter.kind == Kind::Topic);
@@ -328,8 +330,9 @@ fn comparison(parameter: &Parameter, literal: &Literal, function: &Function) -> 
     match (parameter.kind, &literal.kind) {
         (Kind::Date, LiteralKind::Duration(period)) if function.named("within").is_some() && name == "since" => format!("within: {period}"),
         (Kind::Date, LiteralKind::Duration(period)) => format!("{name} >= today - {period}"),
-        (Kind::Date, LiteralKind::Text(_) | LiteralKind::Today(_))
-        | (Kind::Amount | Kind::Count, LiteralKind::Number(_)) => format!("{name} >= {literal}"),
+        (Kind::Date, LiteralKind::Text(_) | LiteralKind::Today(_)) | (Kind::Amount | Kind::Count, LiteralKind::Number(_)) => {
+            format!("{name} >= {literal}")
+        }
         (Kind::Response(_), LiteralKind::Text(_) | LiteralKind::Number(_) | LiteralKind::Today(_)) => {
             let op = parameter.example.split(' ').nth(1).unwrap_or("=");
             format!("{name} {op} {literal}")

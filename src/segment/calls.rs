@@ -291,8 +291,12 @@ impl Checker<'_> {
                 return None;
             }
             (Engagement::Score, LiteralKind::Number(number)) if *number >= 0.0 => Value::Number(*number),
-            (Engagement::BestHour, LiteralKind::Number(number)) if number.fract() == 0.0 && (0.0..24.0).contains(number) => Value::Number(*number),
-            (Engagement::BestWeekday, LiteralKind::Number(number)) if number.fract() == 0.0 && (1.0..8.0).contains(number) => Value::Number(*number),
+            (Engagement::BestHour, LiteralKind::Number(number)) if number.fract() == 0.0 && (0.0..24.0).contains(number) => {
+                Value::Number(*number)
+            }
+            (Engagement::BestWeekday, LiteralKind::Number(number)) if number.fract() == 0.0 && (1.0..8.0).contains(number) => {
+                Value::Number(*number)
+            }
             _ => {
                 let message = match &literal.kind {
                     LiteralKind::Number(_) => format!("`{name}` is {}, not {literal}", kind_of(what)),

@@ -70,12 +70,7 @@ impl Checker<'_> {
         found
     }
 
-    fn unknown_property<'n>(
-        &self,
-        event: &str,
-        properties: impl Iterator<Item = &'n String> + Clone,
-        name: &str,
-    ) -> (String, String) {
+    fn unknown_property<'n>(&self, event: &str, properties: impl Iterator<Item = &'n String> + Clone, name: &str) -> (String, String) {
         let message = format!("`{event}` has no property `{name}`");
         let of_person = BUILT_IN_FIELDS.contains(&name) || self.catalog.schema.attribute(name).is_some();
         if of_person && did_you_mean(name, properties.clone().map(String::as_str)).is_none() {
@@ -91,7 +86,9 @@ impl Checker<'_> {
         let lower = text.to_lowercase();
         if let Some(function) = reference::function(&lower) {
             let hint = match function.call {
-                reference::Call::Engagement => "write `engagement.stage = 'dormant'`, or for one topic ".to_owned() + &self.example(function),
+                reference::Call::Engagement => {
+                    "write `engagement.stage = 'dormant'`, or for one topic ".to_owned() + &self.example(function)
+                }
                 _ => format!("write `{}`", self.example(function)),
             };
             return self.error(&name.span, format!("`{text}` needs parentheses"), hint);
@@ -118,7 +115,10 @@ impl Checker<'_> {
         } else if let Some(segment) = did_you_mean(text, segments) {
             format!("did you mean `segment({})`?", quote(segment))
         } else if text.contains('.') {
-            format!("names with a dot are `{}` and `engagement.stage`", scores.filter(|name| name.contains('.')).collect::<Vec<_>>().join("`, `"))
+            format!(
+                "names with a dot are `{}` and `engagement.stage`",
+                scores.filter(|name| name.contains('.')).collect::<Vec<_>>().join("`, `")
+            )
         } else {
             suggest(text, names.iter(), "attributes", "declare it under `[attributes]` in `optin.toml`")
         };
@@ -224,7 +224,11 @@ impl Checker<'_> {
             }
             LiteralKind::Unreadable => return None,
             LiteralKind::Region(_) => {
-                self.error(&literal.span, format!("`{literal}` is many countries"), format!("write `country in {literal}`, for an attribute that is a text"));
+                self.error(
+                    &literal.span,
+                    format!("`{literal}` is many countries"),
+                    format!("write `country in {literal}`, for an attribute that is a text"),
+                );
                 return None;
             }
             _ => {

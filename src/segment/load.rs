@@ -83,10 +83,8 @@ async fn mails(tx: &mut Tx, contact_id: i64) -> Result<Vec<MailFact>, DbError> {
         LEFT JOIN topic t ON t.id = r.topic_id
         WHERE d.contact_id = $1 AND NOT d.transactional AND d.state IN ('sent', 'bounced')
         ORDER BY d.changed_at DESC, d.id DESC";
-    newest(tx, sql, contact_id, |row| {
-        Ok(MailFact { campaign: row.get(0)?, topic: row.get(1)?, at: row.get(2)?, bounced: row.get(3)? })
-    })
-    .await
+    newest(tx, sql, contact_id, |row| Ok(MailFact { campaign: row.get(0)?, topic: row.get(1)?, at: row.get(2)?, bounced: row.get(3)? }))
+        .await
 }
 
 async fn hits(tx: &mut Tx, contact_id: i64) -> Result<Vec<HitFact>, DbError> {

@@ -161,7 +161,8 @@ mod tests {
     #[test]
     fn plans_of_both_databases_are_read() {
         let sql = "SELECT COUNT(*) FROM contact c WHERE c.id IN (SELECT h.contact_id FROM hit_total h WHERE h.link = -1)";
-        let steps = ["SEARCH c USING INTEGER PRIMARY KEY (rowid=?)", "LIST SUBQUERY 1", "SEARCH h USING COVERING INDEX hit_total_last (link=?)"];
+        let steps =
+            ["SEARCH c USING INTEGER PRIMARY KEY (rowid=?)", "LIST SUBQUERY 1", "SEARCH h USING COVERING INDEX hit_total_last (link=?)"];
         let served = found(Dialect::Sqlite, &steps, sql);
         assert_eq!(served.indexes, ["primary key of contact", "hit_total_last of hit_total"]);
         assert_eq!(served.whole, [""; 0]);

@@ -357,9 +357,7 @@ pub fn operators(kind: AttributeType) -> &'static [&'static str] {
         AttributeType::Text => &["=", "!=", "in", "not in", "contains", "<", "<=", ">", ">=", "is set", "is not set"],
         AttributeType::Number => &["=", "!=", "<", "<=", ">", ">=", "in", "not in", "is set", "is not set"],
         AttributeType::Boolean => &["", "not", "=", "!=", "is set", "is not set"],
-        AttributeType::Date => {
-            &["=", "!=", "<", "<=", ">", ">=", "in next", "in last", "is today", "in", "not in", "is set", "is not set"]
-        }
+        AttributeType::Date => &["=", "!=", "<", "<=", ">", ">=", "in next", "in last", "is today", "in", "not in", "is set", "is not set"],
         AttributeType::List => &["contains", "is set", "is not set"],
     }
 }

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use optin::args;
-use optin::clock::{DAY, HOUR, Time};
 use optin::behaviour::EventSchema;
+use optin::clock::{DAY, HOUR, Time};
 use optin::config::{AttributeType, EngagementSettings};
 use optin::contact::{AttributeValue, Date, Schema, sql::bind_value};
 use optin::db::{Db, Dialect, Value};
@@ -497,7 +497,8 @@ fn on_others() -> BoxedStrategy<String> {
 
 /// Ends of months and years, a leap day, and an ordinary time.
 fn moment(seed: u64) -> Time {
-    let moments = ["2026-02-25T10:00:00Z", "2026-03-31T10:00:00Z", "2024-02-29T00:00:00Z", "2026-12-31T23:59:59.999Z", "2026-07-15T12:34:56.789Z"];
+    let moments =
+        ["2026-02-25T10:00:00Z", "2026-03-31T10:00:00Z", "2024-02-29T00:00:00Z", "2026-12-31T23:59:59.999Z", "2026-07-15T12:34:56.789Z"];
     Time::parse(moments[seed as usize % moments.len()]).unwrap()
 }
 
@@ -518,8 +519,23 @@ async fn populate(databases: &[(&'static str, Db)], seed: u64, now: Time) -> Vec
 }
 
 const TABLES: &[&str] = &[
-    "contact", "topic", "subscription", "run", "run_link", "delivery", "hit", "hit_total", "orders", "order_line", "order_total",
-    "did_visit", "did_quiz", "engagement", "score", "frozen_list", "frozen_member",
+    "contact",
+    "topic",
+    "subscription",
+    "run",
+    "run_link",
+    "delivery",
+    "hit",
+    "hit_total",
+    "orders",
+    "order_line",
+    "order_total",
+    "did_visit",
+    "did_quiz",
+    "engagement",
+    "score",
+    "frozen_list",
+    "frozen_member",
 ];
 
 /// Tables of events, as the configuration declares them.
@@ -788,7 +804,9 @@ fn events(entropy: &Entropy, contact: i64, now: Time, statements: &mut Vec<State
                     AttributeType::Number => AttributeValue::Number(*pick(entropy, NUMBERS)),
                     AttributeType::Boolean => AttributeValue::Boolean(entropy.chance(0.5)),
                     AttributeType::Date => AttributeValue::Date(day(entropy, now)),
-                    AttributeType::List => AttributeValue::List((0..entropy.below(3)).map(|_| (*pick(entropy, TEXTS)).to_owned()).collect()),
+                    AttributeType::List => {
+                        AttributeValue::List((0..entropy.below(3)).map(|_| (*pick(entropy, TEXTS)).to_owned()).collect())
+                    }
                 };
                 columns.push_str(&format!(", {}", event.column(name).unwrap()));
                 args.push(bind_value(&value));

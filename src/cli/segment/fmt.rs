@@ -46,7 +46,8 @@ impl Fmt {
         if self.write {
             return write(context, &config, &rules);
         }
-        let differing: Vec<&str> = rules.iter().filter(|rule| rule.differs).map(|rule| rule.name.as_deref().unwrap_or("expression")).collect();
+        let differing: Vec<&str> =
+            rules.iter().filter(|rule| rule.differs).map(|rule| rule.name.as_deref().unwrap_or("expression")).collect();
         if context.out.json {
             context.out.document(&json!({ "rules": rules.iter().map(entry).collect::<Vec<_>>() }))?;
         } else if self.check {
@@ -57,7 +58,8 @@ impl Fmt {
         if self.check && !differing.is_empty() {
             let count = counted(differing.len() as i64, "rule");
             let are = if differing.len() == 1 { "is" } else { "are" };
-            let hint = if rules.iter().any(|rule| rule.name.is_some()) { "\nhint: `optin segment fmt --write` formats segments.toml" } else { "" };
+            let hint =
+                if rules.iter().any(|rule| rule.name.is_some()) { "\nhint: `optin segment fmt --write` formats segments.toml" } else { "" };
             return refused(format!("{count} {are} not formatted: {}{hint}", differing.join(", ")));
         }
         Ok(())

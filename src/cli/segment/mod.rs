@@ -33,7 +33,8 @@ enum Action {
         Examples:\n  optin segment list\n  optin segment list --json")]
     List,
     /// Look at segments now: how many they pick, who came and who went since the last look.
-    #[command(after_help = "The first look at a rule, and the first one after it was changed, starts anew: nobody joins or leaves.\n\n\
+    #[command(after_help = "The first look at a rule starts anew, and so does the first one after it was changed: nobody\n\
+        joins or leaves by it.\n\n\
         Examples:\n  optin segment refresh\n  optin segment refresh taipei-regulars")]
     Refresh {
         /// Segments; all where none is named.
@@ -92,11 +93,9 @@ enum Action {
         limit: u32,
     },
     /// Rules in one layout: long ones on several lines.
-    #[command(
-        after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
+    #[command(after_help = "`and` and `or` begin lines, what is in parentheses stands in by two. Texts are never broken.\n\n\
         Examples:\n  optin segment fmt\n  optin segment fmt --write\n  optin segment fmt best-customers --check\n  \
-        optin segment fmt \"vip   AND city='Taipei'\""
-    )]
+        optin segment fmt \"vip   AND city='Taipei'\"")]
     Fmt(fmt::Fmt),
     /// What rules can say here: fields, calls, words and names, also for editors.
     #[command(after_help = "The language is explained in docs/segments.md, and the JSON document too.\n\n\

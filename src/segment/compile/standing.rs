@@ -36,8 +36,11 @@ impl Compiler<'_> {
     }
 
     pub(super) fn standing(&mut self, topic: &str, standing: Standing, since: &[(Op, Moment)], within: Option<Period>) -> String {
-        let mut conditions =
-            vec![format!("s.topic_id = {}", self.topic(topic)), "s.contact_id = c.id".to_owned(), format!("s.standing = '{}'", standing.as_str())];
+        let mut conditions = vec![
+            format!("s.topic_id = {}", self.topic(topic)),
+            "s.contact_id = c.id".to_owned(),
+            format!("s.standing = '{}'", standing.as_str()),
+        ];
         for (op, moment) in since {
             conditions.push(self.on_day("s.since", *op, *moment));
         }
@@ -103,7 +106,9 @@ impl Compiler<'_> {
         let orders = Sign { table: "order_total o", of: format!("o.contact_id = {person} AND o.orders > 0"), at: "o.last_at".to_owned() };
         let begun = match topic {
             Some(_) => {
-                format!("(SELECT s.since FROM subscription s WHERE s.topic_id = {of_topic} AND s.contact_id = {person} AND s.standing = 'subscribed')")
+                format!(
+                    "(SELECT s.since FROM subscription s WHERE s.topic_id = {of_topic} AND s.contact_id = {person} AND s.standing = 'subscribed')"
+                )
             }
             None => format!(
                 "(SELECT MAX(s.since) FROM topic t JOIN subscription s ON s.topic_id = t.id \
@@ -111,7 +116,8 @@ impl Compiler<'_> {
             ),
         };
         let signs: Vec<Sign> = if topic.is_some() { vec![hits] } else { vec![hits, orders] };
-        let at: Vec<String> = signs.iter().map(|sign| format!("COALESCE({}, 0)", if joined { sign.at.clone() } else { sign.step() })).collect();
+        let at: Vec<String> =
+            signs.iter().map(|sign| format!("COALESCE({}, 0)", if joined { sign.at.clone() } else { sign.step() })).collect();
         // Times are past 1970: 0 stands for none.
         let last = if at.len() == 1 { at.join("") } else { format!("{latest}({})", at.join(", ")) };
         let condition = ranges.replace("{sign}", &format!("COALESCE(NULLIF({last}, 0), {begun})"));

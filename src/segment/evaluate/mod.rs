@@ -125,10 +125,8 @@ fn person_holds(leaf: &Leaf, person: &Person, now: Time) -> bool {
                 sums.count >= i64::from(*at_least) && together.iter().all(|condition| together_holds(condition, &sums, now))
             })
         }
-        Leaf::Engagement { topic, what: Engagement::Stage, op, value, settings } => {
-            stage(person, topic.as_deref(), settings, now)
-                .is_some_and(|stage| STAGES.iter().zip(stages_that(*op, value)).any(|(name, wanted)| wanted && *name == stage))
-        }
+        Leaf::Engagement { topic, what: Engagement::Stage, op, value, settings } => stage(person, topic.as_deref(), settings, now)
+            .is_some_and(|stage| STAGES.iter().zip(stages_that(*op, value)).any(|(name, wanted)| wanted && *name == stage)),
         Leaf::Engagement { topic, what, op, value, settings } => {
             person.engagement.get(topic).is_some_and(|fact| responds(fact, *what, *op, value, settings, now))
         }

@@ -1,8 +1,8 @@
 //! What is known of somebody about a condition, in words.
 
 use super::{
-    Engagement, Held, HitKind, Hits, Leaf, Mailed, On, Person, Standing, Sums, Time, asks_totals, civil, did, hits, mails, ordered, sign, stage,
-    totals, value_of,
+    Engagement, Held, HitKind, Hits, Leaf, Mailed, On, Person, Standing, Sums, Time, asks_totals, civil, did, hits, mails, ordered, sign,
+    stage, totals, value_of,
 };
 use crate::behaviour::PARTS;
 use crate::contact::AttributeValue;
