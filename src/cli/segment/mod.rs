@@ -33,8 +33,7 @@ enum Action {
         Examples:\n  optin segment list\n  optin segment list --json")]
     List,
     /// Look at segments now: how many they pick, who came and who went since the last look.
-    #[command(after_help = "The first look at a rule starts anew, and so does the first one after it was changed: nobody\n\
-        joins or leaves by it.\n\n\
+    #[command(after_help = "The first look at a rule, and the first one after it was changed, starts anew: nobody joins or leaves.\n\n\
         Examples:\n  optin segment refresh\n  optin segment refresh taipei-regulars")]
     Refresh {
         /// Segments; all where none is named.
