@@ -70,6 +70,8 @@ where = "ordered(sum >= 200) or segment('visitors')"
 """,
     "topics.toml": "".join(f'[{name}]\nname = "{name}"\nopt_in = "single"\n' for name in TOPICS),
     "events.toml": '[visit.properties]\npage = "text"\nduration = "number"\n[download.properties]\nfile = "text"\nsize = "number"\n',
+    **{f"campaigns/{name}.toml": f'topic = "{topic}"\nsubject = "Tea"\nbody = "tea.md"\n' for name, topic in (("weekly", "tea-letter"), ("sale", "offers"), ("monthly", "events"))},
+    "campaigns/tea.md": "Tea [now](https://tea.example/)\n",
 }
 
 

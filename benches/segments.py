@@ -110,6 +110,7 @@ class Store:
         self.config = self.folder / "config"
         self.config.mkdir(parents=True, exist_ok=True)
         for name, text in CONFIG.items():
+            (self.config / name).parent.mkdir(exist_ok=True)
             (self.config / name).write_text(text, encoding="utf-8")
         self.file = self.folder / "optin.db"
         made = self.file.exists()

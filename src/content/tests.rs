@@ -120,6 +120,7 @@ fn problems(definition: &Definition) -> Vec<(Part, String, String)> {
                 Part::Preheader => definition.preheader.as_ref().unwrap(),
                 Part::Body => &definition.body,
                 Part::Layout => definition.layout_text.as_ref().unwrap_or(&definition.layout),
+                Part::Parameter(index) => definition.link_parameters.parameters.values().nth(index).unwrap(),
             };
             (
                 problem.part,

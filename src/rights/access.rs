@@ -329,10 +329,12 @@ const HIT_COLUMNS: &[Column] = &[
     Number("times"),
 ];
 
-const SEGMENTS: &str = "SELECT n.name, m.since FROM segment_member m JOIN segment_name n ON n.id = m.segment_id WHERE m.contact_id = $1 ORDER BY n.id";
+const SEGMENTS: &str =
+    "SELECT n.name, m.since FROM segment_member m JOIN segment_name n ON n.id = m.segment_id WHERE m.contact_id = $1 ORDER BY n.id";
 const SEGMENT_CHANGES: &str = "SELECT n.name, g.at, CASE WHEN g.joined THEN 'joined' ELSE 'left' END
      FROM segment_change g JOIN segment_name n ON n.id = g.segment_id WHERE g.contact_id = $1 ORDER BY g.at, n.id";
-const FROZEN_LISTS: &str = "SELECT l.name, l.at, l.rule FROM frozen_member f JOIN frozen_list l ON l.id = f.list_id WHERE f.contact_id = $1 ORDER BY l.id";
+const FROZEN_LISTS: &str =
+    "SELECT l.name, l.at, l.rule FROM frozen_member f JOIN frozen_list l ON l.id = f.list_id WHERE f.contact_id = $1 ORDER BY l.id";
 
 const UNSUBSCRIBES: &str = "SELECT u.at, u.way, r.campaign, u.run_id
      FROM delivery d

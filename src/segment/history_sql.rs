@@ -67,7 +67,8 @@ pub(super) async fn lock(tx: &mut Tx, segment_id: i64) -> Result<(), DbError> {
 /// The last id of the block of contacts behind `after`; the largest id that there can be for the last block, so
 /// that members whose contact is gone fall into one.
 pub(super) async fn end_of_block(tx: &mut Tx, after: i64, block: i64) -> Result<i64, DbError> {
-    let row = tx.fetch_optional("SELECT c.id FROM contact c WHERE c.id > $1 ORDER BY c.id LIMIT 1 OFFSET $2", args![after, block - 1]).await?;
+    let row =
+        tx.fetch_optional("SELECT c.id FROM contact c WHERE c.id > $1 ORDER BY c.id LIMIT 1 OFFSET $2", args![after, block - 1]).await?;
     row.map_or(Ok(i64::MAX), |row| row.get(0))
 }
 

@@ -114,7 +114,9 @@ pub(super) async fn freeze(context: &Context, rule: &str, name: &str, now: Time)
     let instance = context.instance().await?;
     let rule = checked(context, &instance, rule).await?;
     let Some(list) = frozen::freeze(&instance.db, &instance.entropy, name, &rule, now).await? else {
-        return refused(format!("there is a frozen list `{name}` already\nhint: take another name, or drop it with `optin segment thaw {name}`"));
+        return refused(format!(
+            "there is a frozen list `{name}` already\nhint: take another name, or drop it with `optin segment thaw {name}`"
+        ));
     };
     if context.out.json {
         return context.out.document(&list_json(&list));
