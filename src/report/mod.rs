@@ -267,7 +267,7 @@ pub async fn campaign_report(
         let mut revenue = engagement_ops::revenue(db, run.id, None).await?;
         let (segment, of_segment) = segments.entry(revenue::audience_of(&run.definition)).or_default();
         (segment.runs, segment.sent) = (segment.runs + 1, segment.sent + summary.sent);
-        for (_, more) in &revenue {
+        for more in revenue.values() {
             all.add(*more);
             of_segment.add(*more);
         }
