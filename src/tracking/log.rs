@@ -177,7 +177,16 @@ mod tests {
 
     fn any_hit() -> impl Strategy<Value = Hit> {
         let text = || proptest::option::of("[a-zA-Z茶/;. ]{1,80}");
-        (0..i64::MAX, 0..3, 0..i64::MAX, any::<bool>(), proptest::option::of(0..500_i64), any::<i64>(), (text(), text(), text()), any::<bool>())
+        (
+            0..i64::MAX,
+            0..3,
+            0..i64::MAX,
+            any::<bool>(),
+            proptest::option::of(0..500_i64),
+            any::<i64>(),
+            (text(), text(), text()),
+            any::<bool>(),
+        )
             .prop_map(|(id, kind, whose, anonymous, link, at, (ip, agent, traits), looked)| Hit {
                 id,
                 kind: [Kind::Open, Kind::Click, Kind::Trap][kind],

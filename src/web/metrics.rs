@@ -256,7 +256,12 @@ fn hits(text: &mut String, figures: Figures) {
     for (name, kind, help, value) in [
         ("optin_hits_logged_total", "counter", "Opens and clicks put into the log of this process.", figures.logged),
         ("optin_hits_folded_total", "counter", "Opens and clicks read from logs and settled in the database.", figures.folded),
-        ("optin_hits_unlogged_total", "counter", "Opens and clicks that no log took, and that went to the database at once.", figures.unlogged),
+        (
+            "optin_hits_unlogged_total",
+            "counter",
+            "Opens and clicks that no log took, and that went to the database at once.",
+            figures.unlogged,
+        ),
         ("optin_hits_dropped_total", "counter", "Opens and clicks lost: neither log nor database took them.", figures.dropped),
         ("optin_hit_log_bytes", "gauge", "Bytes of logs that are not in the database yet.", figures.waiting_bytes),
     ] {

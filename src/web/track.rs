@@ -101,7 +101,8 @@ pub(super) async fn trap(State(app): State<Shared>, axum::extract::Path(token): 
     let delivery = app.keys.verify(Purpose::Trap, &token).ok().and_then(|fields| <[i64; 1]>::try_from(fields).ok());
     let hit = delivery.map(|[delivery_id]| trapped(delivery_id, "trap=link", app.clock.now(), &visitor));
     app.recorder.note(hit).await;
-    let page = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"robots\" content=\"noindex, nofollow\"><title>-</title>";
+    let page =
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"robots\" content=\"noindex, nofollow\"><title>-</title>";
     ([(CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
 }
 
@@ -243,7 +244,10 @@ mod tests {
             ("sec-fetch-user", "?1"),
         ];
         assert_eq!(of(&browser), "lang,html,user,site=cross-site,mode=navigate,dest=document");
-        assert_eq!(of(&[("accept", "image/avif,image/webp"), ("sec-purpose", "prefetch;prerender"), ("via", "1.1 x")]), "image,prefetch,via");
+        assert_eq!(
+            of(&[("accept", "image/avif,image/webp"), ("sec-purpose", "prefetch;prerender"), ("via", "1.1 x")]),
+            "image,prefetch,via"
+        );
         assert_eq!(of(&[("accept", "*/*"), ("sec-fetch-dest", "a,b=c"), ("sec-fetch-mode", "abcdefghijklmnopqrstuvwxyz")]), "any");
     }
 

@@ -190,12 +190,8 @@ async fn site(database: &TestDatabase) -> Site {
     let keys = Keys::new("a secret of this test", &[]);
     let clock = Clock::manual(NOW);
     let logs = tempfile::tempdir().unwrap();
-    let settings = RecorderSettings {
-        db: db.clone(),
-        entropy: Entropy::seeded(1),
-        rules: TrackingRules::default(),
-        folder: logs.path().join("hits"),
-    };
+    let settings =
+        RecorderSettings { db: db.clone(), entropy: Entropy::seeded(1), rules: TrackingRules::default(), folder: logs.path().join("hits") };
     let (recorder, _) = Recorder::start(settings).await.unwrap();
     let inbox = Inbox::start("127.0.0.1:0".parse().unwrap(), clock.clone()).await.unwrap();
     let topic = |name: &str| Topic {

@@ -19,8 +19,8 @@ use crate::contact::Contact;
 use crate::text::i18n::{Words, fill};
 use crate::token::Purpose;
 use crate::tracking;
-use crate::web::track::trapped;
 use crate::web::seam::{Change, Standing, TopicStanding, Way};
+use crate::web::track::trapped;
 use crate::web::visitor::Visitor;
 use crate::web::{App, Shared};
 
