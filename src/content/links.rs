@@ -10,8 +10,8 @@ use lol_html::{RewriteStrSettings, element, rewrite_str, text};
 
 use super::Link;
 use super::environment::{URL_PART_FILTER, WHOLE_URL_FILTER};
-use super::problem::{ContentProblem, Part};
 use super::parameters::is_personal_page;
+use super::problem::{ContentProblem, Part};
 use super::render::{CHECKED, END, PAYLOAD, PIXEL, START, TRAP, UNTRACKED, web_address};
 use super::template::{self, Kind};
 use super::vault::{Piece, Vault, push_literal};

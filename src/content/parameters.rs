@@ -40,7 +40,12 @@ impl Parameters {
             for (at, (name, template)) in parameters.iter().enumerate() {
                 let value = evaluate(template, definition, link, environment).map_err(|error| {
                     let message = format!("`{name}` cannot be written for the link `{}`: {error}", link.name);
-                    vec![ContentProblem::new(Part::Parameter(at), None, message, "it may speak of `campaign.name`, `topic.name`, `link.name`, `link.position`")]
+                    vec![ContentProblem::new(
+                        Part::Parameter(at),
+                        None,
+                        message,
+                        "it may speak of `campaign.name`, `topic.name`, `link.name`, `link.position`",
+                    )]
                 })?;
                 if !value.is_empty() {
                     values.push((name.clone(), percent_encode(&value)));
@@ -76,7 +81,9 @@ fn evaluate(template: &str, definition: &Definition, link: &Link, environment: &
         ("topic", object(vec![("name", Value::from(definition.topic_name.as_str()))])),
         ("link", object(vec![("name", Value::from(link.name.as_str())), ("position", Value::from(link.position))])),
     ]);
-    let text = environment.render_named_str("parameter.txt", template, context).map_err(|error| error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))?;
+    let text = environment
+        .render_named_str("parameter.txt", template, context)
+        .map_err(|error| error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))?;
     Ok(text.trim().chars().take(MAX_VALUE_CHARS).collect())
 }
 

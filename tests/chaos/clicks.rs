@@ -13,7 +13,7 @@ use optin::db::Db;
 use optin::token::{Keys, Purpose};
 
 use crate::stage::{Line, Setting};
-use crate::support::{TestDatabase, instance, process::Running, Instance};
+use crate::support::{Instance, TestDatabase, instance, process::Running};
 use crate::{Form, Played, Seed};
 
 /// Links of one mail.
@@ -129,7 +129,8 @@ fn follow(shop: &Instance, keys: &Keys, (mail, link): Click) -> bool {
         return false;
     };
     connection.set_read_timeout(Some(PATIENCE)).unwrap();
-    let asked = write!(connection, "GET {path} HTTP/1.1\r\nHost: tea.example\r\nUser-Agent: Mozilla/5.0 (X11)\r\nConnection: close\r\n\r\n");
+    let asked =
+        write!(connection, "GET {path} HTTP/1.1\r\nHost: tea.example\r\nUser-Agent: Mozilla/5.0 (X11)\r\nConnection: close\r\n\r\n");
     let mut answer = Vec::new();
     asked.is_ok() && connection.read_to_end(&mut answer).is_ok() && answer.starts_with(b"HTTP/1.1 302") && answer.ends_with(b"\r\n\r\n")
 }

@@ -363,7 +363,7 @@ pub(crate) async fn everything(db: &Db) -> Vec<String> {
     let mut out = Vec::new();
     for table in db.fetch_all(tables, Vec::new()).await.unwrap() {
         let table: String = table.get(0).unwrap();
-        if matches!(table.as_str(), "hit" | "worker" | "lease") || table.starts_with("sqlite_") {
+        if matches!(table.as_str(), "hit" | "hit_log" | "worker" | "lease") || table.starts_with("sqlite_") {
             continue;
         }
         let sql = match db.dialect() {
