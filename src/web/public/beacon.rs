@@ -209,9 +209,7 @@ async fn visit(State(app): State<Shared>, headers: HeaderMap, visitor: Visitor, 
         return readable(StatusCode::NO_CONTENT.into_response(), origin);
     }
     let answer = match tokio::time::timeout(DATABASE_TIME, take(&instance, &sent, now)).await {
-        Ok(Ok(Some(device))) => {
-            ([(CONTENT_TYPE, "application/json")], serde_json::json!({ "device": device }).to_string()).into_response()
-        }
+        Ok(Ok(Some(device))) => ([(CONTENT_TYPE, "application/json")], serde_json::json!({ "device": device }).to_string()).into_response(),
         Ok(Ok(None)) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => {
             tracing::error!(error = %format!("{error:#}"), "cannot record a visit");
