@@ -15,8 +15,8 @@ mod record_orders;
 pub mod schema;
 pub mod sql;
 
-pub mod stage;
 pub mod merge;
+pub mod stage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -58,6 +58,6 @@ mod shown;
 mod suppressions;
 mod tidy;
 mod tracking_consent;
-mod tracking_judge;
 mod tracking_intake;
+mod tracking_judge;
 mod web;

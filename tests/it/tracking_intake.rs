@@ -56,8 +56,12 @@ async fn prepare(db: &Db) {
 }
 
 async fn recorder(db: &Db, folder: &Path, seed: u64) -> Recorder {
-    let settings =
-        RecorderSettings { db: db.clone(), entropy: Entropy::seeded(seed), rules: TrackingRules::default(), folder: folder.to_owned() };
+    let settings = RecorderSettings {
+        db: db.clone(),
+        entropy: Entropy::seeded(seed),
+        rules: TrackingRules::default().into(),
+        folder: folder.to_owned(),
+    };
     Recorder::start(settings).await.unwrap().0
 }
 
