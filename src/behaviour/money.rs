@@ -6,8 +6,9 @@ use super::PARTS;
 use crate::config::Behaviour;
 use crate::config::diagnostics::did_you_mean;
 
-/// Largest amount, in units: sums of a million such orders fit.
-const MAX_UNITS: f64 = 1e8;
+/// Largest amount, in units, and largest order, in units of the instance's currency: a container of tea in dong or
+/// rupiah is one, and sums of 90,000 such orders fit.
+const MAX_UNITS: f64 = 1e10;
 
 /// The currency amounts are added up in, and what others are worth.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,6 +100,18 @@ fn too_large() -> String {
     format!("an amount is at most {MAX_UNITS}")
 }
 
+/// Whether an order of these amounts, returns among them, is one that can be added up; in the instance's currency.
+///
+/// # Errors
+/// It is too large.
+pub fn check_order(amounts: impl Iterator<Item = i64>) -> Result<(), String> {
+    let sum: i128 = amounts.map(|amount| i128::from(amount.unsigned_abs())).sum();
+    if sum as f64 > MAX_UNITS * PARTS as f64 {
+        return Err(format!("an order is at most {MAX_UNITS} in the currency of the instance"));
+    }
+    Ok(())
+}
+
 /// An amount in another currency.
 pub fn convert(amount: i64, rate: f64) -> i64 {
     if rate == 1.0 { amount } else { (amount as f64 * rate).round() as i64 }
@@ -135,7 +148,7 @@ mod tests {
         ] {
             assert_eq!(amount(text), Ok(parts), "{text}");
         }
-        for text in ["", "-", ".", "1,000", "$5", "12 EUR", "inf", "nan", "1000000000", "99999999999999999999", "１２"] {
+        for text in ["", "-", ".", "1,000", "$5", "12 EUR", "inf", "nan", "100000000000", "99999999999999999999", "１２"] {
             assert!(amount(text).is_err(), "{text}");
         }
         assert_eq!((shown(25_500), shown(-1), shown(10_000)), ("2.55".to_owned(), "-0.0001".to_owned(), "1.00".to_owned()));

@@ -74,19 +74,21 @@ pub fn settle(lines: &mut [Line], refunds: &[Refund]) -> Sums {
         line.amount = if line.is_return() { line.paid } else { (line.paid - line.given_back.max(0)).max(0) };
         *touched = line.given_back > 0 && !line.is_return();
     }
-    let mut loose = 0;
+    let mut loose: i64 = 0;
     let returns: Vec<Line> = lines.iter().filter(|line| line.is_return()).cloned().collect();
     for returned in &returns {
-        loose += take(lines, &mut touched, returned.product_id.as_deref(), returned.product.as_deref(), Some(returned.paid.abs()));
+        let beyond = take(lines, &mut touched, returned.product_id.as_deref(), returned.product.as_deref(), Some(returned.paid.abs()));
+        loose = loose.saturating_add(beyond);
     }
     let mut refunds: Vec<&Refund> = refunds.iter().collect();
     refunds.sort_by(|left, right| left.amount.is_none().cmp(&right.amount.is_none()).then(left.key.cmp(&right.key)));
     for refund in refunds {
-        loose += take(lines, &mut touched, refund.product_id.as_deref(), refund.product.as_deref(), refund.amount);
+        let beyond = take(lines, &mut touched, refund.product_id.as_deref(), refund.product.as_deref(), refund.amount);
+        loose = loose.saturating_add(beyond);
     }
     let bought = |line: &Line| !line.is_return();
     let paid: i64 = lines.iter().filter(|line| bought(line)).map(|line| line.paid).sum();
-    let amount = (lines.iter().filter(|line| bought(line)).map(|line| line.amount).sum::<i64>() - loose).max(0);
+    let amount = lines.iter().filter(|line| bought(line)).map(|line| line.amount).sum::<i64>().saturating_sub(loose).max(0);
     for (line, touched) in lines.iter_mut().zip(&touched) {
         line.refunded = line.is_return() || (*touched && line.amount == 0);
     }

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Who, sql};
+use super::Who;
+use crate::contact::care;
 use crate::contact::identity::{self, Kind, Resolved};
-use crate::db::{DbError, Dialect, Rows, Tx};
+use crate::db::{DbError, Tx};
 
 /// A contact that was named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ async fn look_up<'a>(tx: &mut Tx, kind: Kind, values: &BTreeSet<&'a str>) -> Res
         Resolved::Person(person) => Some(person.known_as),
         _ => None,
     });
-    let held = hold(tx, found.collect()).await?;
+    let held = care::hold_all(tx, found.collect()).await?;
     let mut out = HashMap::with_capacity(values.len());
     for (value, resolved) in values.iter().zip(resolved) {
         match resolved {
@@ -72,13 +73,4 @@ async fn look_up<'a>(tx: &mut Tx, kind: Kind, values: &BTreeSet<&'a str>) -> Res
         }
     }
     Ok(out)
-}
-
-/// Keeps contacts from being erased until this transaction ends; answers those that are there.
-async fn hold(tx: &mut Tx, contacts: BTreeSet<i64>) -> Result<BTreeSet<i64>, DbError> {
-    if tx.dialect() == Dialect::Sqlite {
-        return Ok(contacts);
-    }
-    let rows = tx.bulk_fetch(sql::HOLD_PEOPLE, Vec::new(), Rows::new().i64("id", contacts)).await?;
-    rows.iter().map(|row| row.get(0)).collect()
 }

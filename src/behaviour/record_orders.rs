@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::money::convert;
+use super::money::{check_order, convert};
 use super::orders::{self, Line, Refund, Sums};
 use super::{NewOrder, NewRefund, Person, Verdict, sql};
 use crate::args;
@@ -191,6 +191,13 @@ async fn stored_orders(tx: &mut Tx, keys: &[Arc<str>]) -> Result<HashMap<Arc<str
 fn stated(entropy: &Entropy, placed: Placed<NewOrder>, known: Option<&Stored>, verdicts: &mut [Verdict], now: Time) -> Option<Settled> {
     let Placed { place, person, what: order } = placed;
     let digest = orders::digest(&order);
+    // An order that is corrected keeps the rate of the day it was recorded.
+    let rate = known.filter(|known| *known.currency == *order.currency).map_or(order.rate, |known| known.rate);
+    let lines = orders::lines_of(&order, rate);
+    if let Err(reason) = check_order(lines.iter().flat_map(|line| [line.paid, line.given_back])) {
+        verdicts[place] = Verdict::Rejected { field: "amount", reason };
+        return None;
+    }
     if let Some(known) = known {
         let alike = known.digest == digest && known.person == person;
         verdicts[place] = if alike || known.revision > order.revision { Verdict::Unchanged } else { Verdict::Updated };
@@ -200,11 +207,9 @@ fn stated(entropy: &Entropy, placed: Placed<NewOrder>, known: Option<&Stored>, v
     } else {
         verdicts[place] = Verdict::Added;
     }
-    // An order that is corrected keeps the rate of the day it was recorded.
-    let rate = known.filter(|known| *known.currency == *order.currency).map_or(order.rate, |known| known.rate);
     Some(Settled {
         id: known.map_or_else(|| entropy.id(now), |known| known.id),
-        lines: orders::lines_of(&order, rate),
+        lines,
         key: order.key,
         person,
         at: order.at,

@@ -14,9 +14,6 @@ pub async fn event_tables(db: &mut impl Connection) -> Result<Vec<String>, DbErr
     Ok(event_types(db).await?.iter().map(|name| format!("did_{name}")).collect())
 }
 
-/// Holds the contacts `{rows}` (`id`) against an erasure, on PostgreSQL; answers those that are there.
-pub(super) const HOLD_PEOPLE: &str = "SELECT c.id FROM {rows} CROSS JOIN contact c WHERE c.id = v.id ORDER BY c.id FOR KEY SHARE OF c";
-
 /// Adds those of `{rows}` that are not there; `$1` is now.
 pub(super) fn insert_events(event: &EventSchema) -> String {
     let columns: String = event.columns().iter().map(|column| format!(", {column}")).collect();

@@ -246,7 +246,7 @@ impl Contacts {
             context.out.say(format!("column `{header}` is left out: {why}"));
         }
         for reject in outcome.rejects.iter().take(10) {
-            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
+            context.out.say(reject.to_string());
         }
         if counts.rejected > 10 && self.rejects.is_none() {
             context.out.say(format!("and {} more; `--rejects FILE` writes them all", counts.rejected - 10));

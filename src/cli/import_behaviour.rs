@@ -145,7 +145,7 @@ fn say(context: &Context, instance: &Instance, what: What, common: &Common, outc
         context.out.say(format!("column `{header}` is left out: no field has this name"));
     }
     for reject in outcome.rejects.iter().take(SHOWN) {
-        context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
+        context.out.say(reject.to_string());
     }
     let counts = outcome.counts;
     if counts.rejected > SHOWN as u64 && common.rejects.is_none() {

@@ -470,7 +470,7 @@ impl ImportSuppressions {
                     Err(reject) => {
                         rejected += 1;
                         if rejected <= SHOWN_REJECTS {
-                            context.out.say(format!("line {}, {}: {}", reject.line, reject.column, reject.reason));
+                            context.out.say(reject.to_string());
                         }
                         if let Some(file) = &mut rejects {
                             writeln!(file, "{},{},\"{}\"", reject.line, reject.column, reject.reason.replace('"', "\"\""))?;

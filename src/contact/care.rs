@@ -1,12 +1,14 @@
 //! Correcting and erasing what is known about one person.
 
+use std::collections::BTreeSet;
+
 use super::import::Kind;
 use super::import::{Cell, Cells};
 use super::{Address, Schema};
 use crate::args;
 use crate::clock::Time;
 use crate::config::AttributeType;
-use crate::db::{DbError, Tx, Value};
+use crate::db::{DbError, Dialect, Rows, Tx, Value};
 
 /// Characters of a name or a number: the same as an import takes.
 const MAX_LINE: usize = 500;
@@ -102,4 +104,16 @@ pub async fn hold(tx: &mut Tx, contact_id: i64) -> Result<bool, DbError> {
 /// False where there was none.
 pub async fn erase(tx: &mut Tx, contact_id: i64) -> Result<bool, DbError> {
     Ok(tx.execute("DELETE FROM contact WHERE id = $1", args![contact_id]).await? == 1)
+}
+
+/// Keeps contacts from being erased until this transaction ends, so that nothing is written of somebody who is gone by
+/// then; answers those that are there. Taken before rows of theirs are locked.
+pub async fn hold_all(tx: &mut Tx, contacts: BTreeSet<i64>) -> Result<BTreeSet<i64>, DbError> {
+    // SQLite has one writer: whoever was read in its transaction stays.
+    if tx.dialect() == Dialect::Sqlite || contacts.is_empty() {
+        return Ok(contacts);
+    }
+    let sql = "SELECT c.id FROM {rows} CROSS JOIN contact c WHERE c.id = v.id ORDER BY c.id FOR KEY SHARE OF c";
+    let rows = tx.bulk_fetch(sql, Vec::new(), Rows::new().i64("id", contacts)).await?;
+    rows.iter().map(|row| row.get(0)).collect()
 }

@@ -248,7 +248,8 @@ const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
    AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id)";
 
 /// Known since before `$2`, and no sign of life since: no click and no open by a human, no entry of the
-/// ledger, no message, no merge, no order, no event. Who is unconfirmed (before `$3`) is another rule's.
+/// ledger, no message, no merge, no order, no event, nor any of those by a contact that was merged into them (whose
+/// mails, entries and messages stay under its name). Who is unconfirmed (before `$3`) is another rule's.
 const INACTIVE: &str = "c.created_at < $2
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'click' AND h.at >= $2 AND h.verdict = 'human')
    AND NOT EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = c.id AND h.kind = 'open' AND h.at >= $2 AND h.verdict = 'human')
@@ -256,6 +257,16 @@ const INACTIVE: &str = "c.created_at < $2
    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.created_at >= $2)
    AND NOT EXISTS (SELECT 1 FROM contact_merge g WHERE g.kept_id = c.id AND g.at >= $2)
    AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id AND o.last_at >= $2)
+   AND NOT EXISTS (
+     WITH RECURSIVE other (id) AS (
+       SELECT m.id FROM contact m WHERE m.merged_into = c.id
+       UNION SELECT m.id FROM other p JOIN contact m ON m.merged_into = p.id
+     )
+     SELECT 1 FROM other p
+     WHERE EXISTS (SELECT 1 FROM hit h WHERE h.contact_id = p.id AND h.kind IN ('click', 'open') AND h.at >= $2 AND h.verdict = 'human')
+       OR EXISTS (SELECT 1 FROM consent_event e WHERE e.contact_id = p.id AND e.at >= $2)
+       OR EXISTS (SELECT 1 FROM message m WHERE m.contact_id = p.id AND m.created_at >= $2)
+   )
    AND NOT (UNCONFIRMED_RULE)";
 
 /// Counts what a rule is about.

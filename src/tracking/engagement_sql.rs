@@ -42,12 +42,12 @@ pub(super) async fn put_due(tx: &mut Tx, people: &[i64], now: Time) -> Result<()
     .map(drop)
 }
 
-/// Puts everybody on the list who ever responded.
+/// Puts everybody on the list who ever responded, over entries that are there as [`put_due`] does.
 pub(super) async fn put_all_due(tx: &mut Tx, now: Time) -> Result<u64, DbError> {
     tx.execute(
         "INSERT INTO engagement_due (contact_id, since)
-         SELECT DISTINCT contact_id, $1 FROM hit_total WHERE contact_id <> 0 AND human > 0
-         ON CONFLICT (contact_id) DO NOTHING",
+         SELECT DISTINCT contact_id, CAST($1 AS BIGINT) FROM hit_total WHERE contact_id <> 0 AND human > 0 ORDER BY contact_id
+         ON CONFLICT (contact_id) DO UPDATE SET since = excluded.since",
         args![now],
     )
     .await

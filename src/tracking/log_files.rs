@@ -100,6 +100,19 @@ pub(super) fn create(folder: &Path, database: i64, name: &str) -> io::Result<Log
     Err(io::Error::other("another process removes the file again and again"))
 }
 
+/// Whether logs can be made in a folder, which is made where it is not there.
+pub(super) fn probe(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    // Another process that starts now may take it for one that was left behind, and remove it.
+    let path = folder.join(format!("probe-{}.{NEW}", std::process::id()));
+    let written =
+        OpenOptions::new().create(true).write(true).truncate(true).mode(MODE).open(&path).and_then(|mut file| file.write_all(b"."));
+    match fs::remove_file(&path) {
+        Err(error) if written.is_ok() && error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => written,
+    }
+}
+
 /// The logs of this database that nobody holds, locked now.
 pub(super) fn adopt(folder: &Path, database: i64) -> io::Result<Vec<Log>> {
     let mut found = Vec::new();

@@ -1,15 +1,16 @@
 //! Use cases on hits: writing a group, noting a withdrawal, counting for the report.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::judge::Policy;
 use super::judge_gather::{Known, judge_group};
 use super::rollup::{CLICKS, Changes, Counted, OPENS};
-use super::sql::{self, HitRow};
+use super::sql::{self, Delivery, HitRow};
 use super::{Hit, Mark};
 use crate::clock::Time;
 use crate::consent::tracking::TrackingRules;
 use crate::consent::{self, Tracking};
+use crate::contact;
 use crate::db::{Connection, Db, DbError, Tx};
 
 /// Opens or clicks of a run.
@@ -137,6 +138,29 @@ fn counted<'a>(known: &'a Known<'_>) -> Counted<'a> {
     }
 }
 
+/// How the contacts that these mails went to are tracked now. A choice is a person's: where a contact was merged into
+/// another, the stricter of both holds.
+async fn tracked(tx: &mut Tx, rules: &TrackingRules, mails: impl Iterator<Item = &Delivery>) -> Result<HashMap<i64, Tracking>, DbError> {
+    let (mut people, mut merged) = (BTreeSet::new(), BTreeSet::new());
+    for mail in mails {
+        people.insert(mail.contact_id);
+        if mail.person.is_some_and(|person| person != mail.contact_id) {
+            merged.insert(mail.contact_id);
+        }
+    }
+    let merged: Vec<i64> = merged.into_iter().collect();
+    let persons = if merged.is_empty() { HashMap::new() } else { contact::identity::persons(tx, &merged).await? };
+    people.extend(persons.values());
+    let people: Vec<i64> = people.into_iter().collect();
+    let mut tracking = consent::tracking::effective(tx, rules, &people).await?;
+    for (contact_id, person) in persons {
+        if let (Some(own), Some(theirs)) = (tracking.get(&contact_id).copied(), tracking.get(&person).copied()) {
+            tracking.insert(contact_id, own.max(theirs));
+        }
+    }
+    Ok(tracking)
+}
+
 async fn look_up<'a>(tx: &mut Tx, rules: &TrackingRules, hits: &'a [Hit]) -> Result<Vec<Known<'a>>, DbError> {
     let unique = |mut ids: Vec<i64>| {
         ids.sort_unstable();
@@ -145,10 +169,11 @@ async fn look_up<'a>(tx: &mut Tx, rules: &TrackingRules, hits: &'a [Hit]) -> Res
     };
     let named = hits.iter().filter(|hit| hit.anonymous_run.is_none());
     let mut deliveries = sql::deliveries(tx, unique(named.map(|hit| hit.delivery_id).collect())).await?;
-    // Who opens the mail of somebody who was erased leaves no trace.
-    deliveries.retain(|_, delivery| delivery.person.is_some());
-    let people = unique(deliveries.values().map(|delivery| delivery.contact_id).collect());
-    let tracking: HashMap<i64, Tracking> = consent::tracking::effective(tx, rules, &people).await?;
+    // Who opens the mail of somebody who was erased leaves no trace, nor of somebody who is being erased just now.
+    let named = deliveries.values().filter(|delivery| delivery.person.is_some()).map(|delivery| delivery.contact_id);
+    let there = contact::care::hold_all(tx, named.collect()).await?;
+    deliveries.retain(|_, delivery| delivery.person.is_some() && there.contains(&delivery.contact_id));
+    let tracking = tracked(tx, rules, deliveries.values()).await?;
     let runs = sql::runs(tx, unique(hits.iter().filter_map(|hit| hit.anonymous_run).collect())).await?;
     let known = |hit: &'a Hit| match hit.anonymous_run {
         Some(run_id) => runs.contains(&run_id).then_some(Known { hit, run_id, delivery: None, anonymous: true }),

@@ -8,7 +8,7 @@
 //! - Where the log cannot be written, hits go to the database straight away, and wait there in memory.
 //! - While the database keeps up, a recipient also waits for it: who clicks and looks sees it counted.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,6 +168,7 @@ impl Recorder {
     /// The database does not say which one it is.
     pub async fn start(settings: RecorderSettings) -> Result<(Recorder, JoinHandle<()>), DbError> {
         let RecorderSettings { db, entropy, rules, folder } = settings;
+        check_folder(&folder).await;
         let proposed = (entropy.u64() >> 1) as i64;
         let database = position::database_number(&db, proposed, Time::default()).await?;
         let shared = Arc::new(Shared {
@@ -254,6 +255,18 @@ impl Recorder {
             unlogged: read(&shared.unlogged),
             dropped: read(&shared.dropped),
         }
+    }
+}
+
+/// Says at the start, and not with the first click, where no log can be made. Recipients are served all the same.
+async fn check_folder(folder: &Path) {
+    let probed = folder.to_owned();
+    let probed = tokio::task::spawn_blocking(move || log_files::probe(&probed)).await;
+    if let Err(error) = probed.map_err(std::io::Error::other).flatten() {
+        tracing::error!(
+            %error, folder = %folder.display(),
+            "no log of opens and clicks can be made there; they go to the database, and are lost while that is away: set `[tracking] log_dir` to a folder that can be written"
+        );
     }
 }
 

@@ -95,6 +95,10 @@ impl World {
         recorded
     }
 
+    pub async fn verdicts(&self, items: &[Value]) -> Vec<Verdict> {
+        self.record(items).await.verdicts
+    }
+
     pub async fn number(&self, sql: &str) -> i64 {
         self.db.fetch_one(sql, args![]).await.unwrap().get(0).unwrap()
     }

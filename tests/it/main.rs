@@ -49,6 +49,7 @@ mod retention;
 mod rights;
 mod rights_pages;
 mod rollups;
+mod seams;
 mod segment;
 mod segment_history;
 mod segment_language;

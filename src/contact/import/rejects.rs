@@ -20,6 +20,15 @@ pub struct Reject {
     pub row: String,
 }
 
+impl std::fmt::Display for Reject {
+    /// `line 4, email: what is wrong`; without a column where the whole row is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Reject { line, column, reason, .. } = self;
+        let joint = if column.is_empty() { "" } else { ", " };
+        write!(f, "line {line}{joint}{column}: {reason}")
+    }
+}
+
 /// Writes rejected rows as CSV with the columns `line`, `column`, `reason`, `row`; keeps the first ones.
 pub struct Rejects {
     out: Option<Box<dyn Write + Send>>,
