@@ -25,6 +25,8 @@ use crate::support::on_each_database;
 const SAFARI: &str =
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 Safari/605.1.15";
 
+const SITE: &str = "[site]\nurl = \"http://127.0.0.1:8080\"\n[sender]\nname = \"Tea House\"\nemail = \"letters@tea.example\"\npostal_address = \"1 Leaf Street, Taipei\"\n";
+
 /// A mail that went to somebody a hundred days ago.
 async fn mail(db: &Db, delivery: i64, run: i64, contact: i64) {
     db.execute(
@@ -228,8 +230,7 @@ on_each_database! {
 
 on_each_database! {
     async fn a_folder_that_takes_no_log_is_told_at_the_start(database) {
-        let site = "[site]\nurl = \"http://127.0.0.1:8080\"\n[sender]\nname = \"Tea House\"\nemail = \"letters@tea.example\"\npostal_address = \"1 Leaf Street, Taipei\"\n";
-        let shop = crate::support::instance(&database, &[("optin.toml", site), ("topics.toml", "[letter]\nname = \"Letter\"\n")]);
+        let shop = crate::support::instance(&database, &[("optin.toml", SITE), ("topics.toml", "[letter]\nname = \"Letter\"\n")]);
         shop.write("../file", "");
         let mut serving = shop.command(&["serve"]).env("OPTIN_TRACKING__LOG_DIR", shop.root().join("file")).spawn();
         let told = serving.wait_for_line("log_dir", 20);
