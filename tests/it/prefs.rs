@@ -352,7 +352,7 @@ on_each_database! {
     }
 }
 
-/// Every row of every table but hits, and what workers write to stay alive, as text.
+/// Every row of every table but hits with what is added up of them, and what workers write to stay alive, as text.
 pub(crate) async fn everything(db: &Db) -> Vec<String> {
     let tables = match db.dialect() {
         Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name",
@@ -363,7 +363,8 @@ pub(crate) async fn everything(db: &Db) -> Vec<String> {
     let mut out = Vec::new();
     for table in db.fetch_all(tables, Vec::new()).await.unwrap() {
         let table: String = table.get(0).unwrap();
-        if matches!(table.as_str(), "hit" | "hit_log" | "worker" | "lease") || table.starts_with("sqlite_") {
+        let of_hits = ["hit", "hit_log", "hit_total", "run_total", "agent", "domain_hits", "network_touch", "engagement_due"];
+        if of_hits.contains(&table.as_str()) || matches!(table.as_str(), "worker" | "lease") || table.starts_with("sqlite_") {
             continue;
         }
         let sql = match db.dialect() {
