@@ -234,7 +234,7 @@ on_each_database! {
         shop.write("../file", "");
         let mut serving = shop.command(&["serve"]).env("OPTIN_TRACKING__LOG_DIR", shop.root().join("file")).spawn();
         let told = serving.wait_for_line("log_dir", 20);
-        assert!(told.contains("ERROR") && told.contains("Not a directory") && told.contains("/file"), "{told}");
+        assert!(told.contains("ERROR") && told.contains("/file"), "{told}");
         serving.wait_for_line("optin is ready", 20);
         serving.signal("TERM");
         assert_eq!(serving.wait(20).0, 0);
