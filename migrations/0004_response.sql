@@ -234,6 +234,8 @@ CREATE INDEX hit_agent ON hit (agent_id) WHERE agent_id IS NOT NULL;
 -- For questions over time: of all people, and of each. All that is asked for stands in them.
 CREATE INDEX hit_at ON hit (kind, verdict, at, contact_id, run_id, times);
 DROP INDEX hit_contact;
+-- What is asked of a run is asked of the sums.
+DROP INDEX hit_run;
 CREATE INDEX hit_contact ON hit (contact_id, kind, verdict, at, run_id, times);
 
 -- How far the log of a process has been read into `hit`: written in the transaction that writes the hits.
