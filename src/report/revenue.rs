@@ -1,6 +1,7 @@
 //! Orders and their worth over all campaigns: by campaign, link or segment. From stored sums; only what happened
 //! since a moment is added up from the rows of those orders.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use crate::args;
@@ -218,9 +219,9 @@ async fn sent(db: &mut impl Connection, runs: &[RunName], since: Option<Time>) -
     let rows = db.rows(stored, Vec::new()).await?;
     let mut sent: HashMap<i64, i64> = rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect::<Result<_, DbError>>()?;
     for run in runs.iter().filter(|run| since.is_none_or(|since| run.scheduled_at >= since)) {
-        if !sent.contains_key(&run.id) {
+        if let Entry::Vacant(unknown) = sent.entry(run.id) {
             let counts = delivery::ops::counts(db, run.id).await?;
-            sent.insert(run.id, counts.iter().filter(|row| row.0 == State::Sent).map(|row| row.2).sum());
+            unknown.insert(counts.iter().filter(|row| row.0 == State::Sent).map(|row| row.2).sum());
         }
     }
     Ok(sent)

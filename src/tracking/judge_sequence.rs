@@ -93,12 +93,8 @@ impl<'a> Sequence<'a> {
             Taken::JustNow => 0,
             Taken::Unknown => return None,
         };
-        match since {
-            ..TOO_SOON_MS => Some(TOO_SOON),
-            ..SOON_MS => Some(SOON),
-            ..EARLY_MS => Some(EARLY),
-            _ => None,
-        }
+        let limits = [(TOO_SOON_MS, TOO_SOON), (SOON_MS, SOON), (EARLY_MS, EARLY)];
+        limits.into_iter().find(|(limit, _)| since < *limit).map(|(_, signal)| signal)
     }
 
     /// The others within `window` of hit `at`.

@@ -262,7 +262,6 @@ pub(crate) fn catalog() -> Catalog {
         country: Some("nick".to_owned()),
         engagement: Some(EngagementSettings { half_life_days: 30, cooling_days: 30, dormant_days: 181 }),
         segments: segments.iter().map(|(name, rule)| ((*name).to_owned(), (*rule).to_owned())).collect(),
-        ..Catalog::default()
     }
 }
 
@@ -673,7 +672,7 @@ fn person(entropy: &Entropy, id: i64, index: usize, now: Time) -> Statement {
 fn day(entropy: &Entropy, now: Time) -> Date {
     if entropy.chance(0.1) {
         let days = ["1988-02-29", "2024-02-29", "1999-02-28", "1999-03-01", "2000-12-31", "2001-01-01"];
-        return Date::parse(*pick(entropy, &days)).unwrap();
+        return Date::parse(pick(entropy, &days)).unwrap();
     }
     let today = now.timestamp().to_zoned(jiff::tz::TimeZone::UTC).date();
     let back = match entropy.below(6) {

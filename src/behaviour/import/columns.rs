@@ -114,7 +114,7 @@ impl Columns {
             let field = known.ok_or_else(|| ColumnsError::UnknownField {
                 field: field.clone(),
                 fields: list(FIELDS.into_iter()),
-                meant: meant(did_you_mean(&plain(field), FIELDS.into_iter())),
+                meant: meant(did_you_mean(&plain(field), FIELDS)),
             })?;
             if places[field].is_some() || places.contains(&Some(place)) {
                 return Err(ColumnsError::Twice(FIELDS[field]));

@@ -120,7 +120,8 @@ mod tests {
     use super::*;
 
     fn ranges(from: &str, until: &str) -> Vec<(i64, i64, i64)> {
-        anniversaries(Date::parse(from).unwrap(), Date::parse(until).unwrap())
+        let day = |text| Date::parse(text).expect("a date");
+        anniversaries(day(from), day(until))
     }
 
     #[test]

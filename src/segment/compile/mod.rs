@@ -132,9 +132,7 @@ impl<'l> Compiler<'l> {
     /// `alone`: nothing but `AND` stands between this and `WHERE`.
     fn node(&mut self, node: &Node, alone: bool) -> String {
         match node {
-            Node::All(nodes) => {
-                joined(self.cheapest_first(nodes, alone), " AND ", "TRUE")
-            }
+            Node::All(nodes) => joined(self.cheapest_first(nodes, alone), " AND ", "TRUE"),
             Node::Any(nodes) => {
                 let alone = alone && nodes.len() == 1;
                 joined(self.cheapest_first(nodes, alone), " OR ", "FALSE")
@@ -261,8 +259,16 @@ fn cost(node: &Node) -> u8 {
     match node {
         Node::All(nodes) | Node::Any(nodes) => nodes.iter().map(cost).max().unwrap_or(0),
         Node::Leaf { leaf, .. } => match leaf {
-            Leaf::Compare(field, ..) | Leaf::OneOf(field, _) | Leaf::Contains(field, _) | Leaf::Recurs { field, .. } | Leaf::IsSet(field) => {
-                if field.home == Home::Score { 2 } else { 0 }
+            Leaf::Compare(field, ..)
+            | Leaf::OneOf(field, _)
+            | Leaf::Contains(field, _)
+            | Leaf::Recurs { field, .. }
+            | Leaf::IsSet(field) => {
+                if field.home == Home::Score {
+                    2
+                } else {
+                    0
+                }
             }
             Leaf::Random { .. } => 1,
             Leaf::Subscribed(_) | Leaf::Standing { .. } | Leaf::Frozen(_) => 2,
