@@ -58,9 +58,9 @@ CASES = [
          AND h.run_id IN (SELECT r.id FROM run r WHERE r.campaign = 'weekly') GROUP BY h.contact_id HAVING SUM(h.times) >= 2)""", None),
     ("many and none", "sent(within: 7d, at_least: 3) and not clicked(within: 90d)",
      f"""SELECT COUNT(*) FROM contact c WHERE c.merged_into IS NULL
-         AND (SELECT COUNT(*) FROM delivery d WHERE d.contact_id = c.id AND d.state = 'sent' AND NOT d.transactional AND d.changed_at >= {ago(7)}) >= 3
+         AND (SELECT COUNT(*) FROM delivery d WHERE d.contact_id = c.id AND d.state = 'sent' AND d.transactional = FALSE AND d.changed_at >= {ago(7)}) >= 3
          AND NOT EXISTS (SELECT 1 FROM hit_total h WHERE h.contact_id = c.id AND h.link = -2 AND h.last_at >= {ago(90)})""",
-     f"""SELECT COUNT(*) FROM (SELECT d.contact_id FROM delivery d WHERE d.state = 'sent' AND NOT d.transactional AND d.changed_at >= {ago(7)}
+     f"""SELECT COUNT(*) FROM (SELECT d.contact_id FROM delivery d WHERE d.state = 'sent' AND d.transactional = FALSE AND d.changed_at >= {ago(7)}
          GROUP BY d.contact_id HAVING COUNT(*) >= 3) m JOIN contact c ON c.id = m.contact_id AND c.merged_into IS NULL
        WHERE NOT EXISTS (SELECT 1 FROM hit_total h WHERE h.contact_id = c.id AND h.link = -2 AND h.last_at >= {ago(90)})"""),
     ("visited a page", "did('visit', within: 14d, at_least: 3, where: page = '/oolong')",
@@ -68,7 +68,7 @@ CASES = [
        SELECT e.contact_id FROM did_visit e WHERE e.at >= {ago(14)} AND e.t_page = '/oolong' GROUP BY e.contact_id HAVING COUNT(*) >= 3)""", None),
     ("ordered much", "ordered(within: 90d, sum >= 100)",
      f"""SELECT COUNT(*) FROM contact c WHERE c.merged_into IS NULL AND c.id IN (
-       SELECT o.contact_id FROM orders o WHERE NOT o.void AND o.at >= {ago(90)} GROUP BY o.contact_id HAVING SUM(o.amount) >= 1000000)""", None),
+       SELECT o.contact_id FROM orders o WHERE o.void = FALSE AND o.at >= {ago(90)} GROUP BY o.contact_id HAVING SUM(o.amount) >= 1000000)""", None),
     ("nested", "(country in ('TW', 'JP') and points >= 200 or vip and not (trial or age < 30)) and not (interests contains 'teaware' and opened(within: 30d)) "
      "and (clicked(campaign: 'sale') or ordered(at_least: 2))",
      f"""SELECT COUNT(*) FROM contact c WHERE c.merged_into IS NULL
@@ -79,7 +79,7 @@ CASES = [
            OR EXISTS (SELECT 1 FROM hit_total h WHERE h.contact_id = c.id AND h.link = -2 AND h.last_at IS NOT NULL
              AND +h.run_id IN (SELECT r.id FROM run r WHERE r.campaign = 'sale')))""", "as SQLite"),
     ("drawn", "ordered(category: 'oolong', within: 1y) and not clicked(within: 60d) and random(10%, seed: 'spring')",
-     f"""SELECT COUNT(*) FROM (SELECT DISTINCT o.contact_id AS id FROM order_line o WHERE o.category = 'oolong' AND NOT o.refunded AND o.at >= {A_YEAR}
+     f"""SELECT COUNT(*) FROM (SELECT DISTINCT o.contact_id AS id FROM order_line o WHERE o.category = 'oolong' AND o.refunded = FALSE AND o.at >= {A_YEAR}
          AND {bucket('o.contact_id', 'spring')} < 100000) o JOIN contact c ON c.id = o.id AND c.merged_into IS NULL
        WHERE NOT EXISTS (SELECT 1 FROM hit_total h WHERE h.contact_id = c.id AND h.link = -2 AND h.last_at >= {ago(60)})""", None),
     ("of segments", "segment('quiet') and segment('shoppers') and not subscribed('offers')",

@@ -86,7 +86,7 @@ pub(super) const DROP_TOTALS: &str = "DELETE FROM order_total WHERE contact_id I
 /// Adds up the orders of the people `{rows}`.
 pub(super) const ADD_UP: &str = "INSERT INTO order_total (contact_id, orders, amount, first_at, last_at) \
      SELECT o.contact_id, COUNT(*), CAST(SUM(o.amount) AS BIGINT), MIN(o.at), MAX(o.at) \
-     FROM {rows} CROSS JOIN orders o WHERE o.contact_id = v.c AND NOT o.void GROUP BY o.contact_id";
+     FROM {rows} CROSS JOIN orders o WHERE o.contact_id = v.c AND o.void = FALSE GROUP BY o.contact_id";
 
 /// Tells tracking that engagement and conversions of the people `{rows}` have to be computed again (it empties the
 /// table; the migration says so). `$1` is now. Written over an entry that is there: its lock keeps whoever computes them just

@@ -2,7 +2,8 @@
 //!
 //! The files are written for PostgreSQL. A few words differ for SQLite and are translated here:
 //! `BIGINT PRIMARY KEY` becomes `INTEGER PRIMARY KEY` (the row id itself instead of a second index)
-//! and `) /* clustered */` becomes `) WITHOUT ROWID` (the table is its primary key).
+//! and `) /* clustered */` becomes `) WITHOUT ROWID` (the table is its primary key). A statement with
+//! `/* postgres */` at its end is for PostgreSQL alone.
 
 use super::{Db, DbError, Dialect, Result};
 
@@ -73,5 +74,10 @@ fn statements(text: &str, dialect: Dialect) -> Vec<String> {
             .replace("BYTEA", "BLOB")
             .replace("DOUBLE PRECISION", "DOUBLE"),
     };
-    translated.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
+    translated
+        .split(';')
+        .map(str::trim)
+        .filter(|statement| !statement.is_empty() && (dialect == Dialect::Postgres || !statement.ends_with("/* postgres */")))
+        .map(str::to_owned)
+        .collect()
 }

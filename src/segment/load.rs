@@ -81,7 +81,7 @@ async fn mails(tx: &mut Tx, contact_id: i64) -> Result<Vec<MailFact>, DbError> {
     let sql = "SELECT r.campaign, t.name, d.changed_at, d.state = 'bounced' FROM delivery d
         LEFT JOIN run r ON r.id = d.run_id
         LEFT JOIN topic t ON t.id = r.topic_id
-        WHERE d.contact_id = $1 AND NOT d.transactional AND d.state IN ('sent', 'bounced')
+        WHERE d.contact_id = $1 AND d.transactional = FALSE AND d.state IN ('sent', 'bounced')
         ORDER BY d.changed_at DESC, d.id DESC";
     newest(tx, sql, contact_id, |row| Ok(MailFact { campaign: row.get(0)?, topic: row.get(1)?, at: row.get(2)?, bounced: row.get(3)? }))
         .await
@@ -124,13 +124,13 @@ async fn totals(tx: &mut Tx, contact_id: i64) -> Result<Vec<TotalFact>, DbError>
 }
 
 async fn orders(tx: &mut Tx, contact_id: i64) -> Result<Vec<OrderFact>, DbError> {
-    let sql = "SELECT at, amount FROM orders WHERE contact_id = $1 AND NOT void ORDER BY at DESC, amount DESC";
+    let sql = "SELECT at, amount FROM orders WHERE contact_id = $1 AND void = FALSE ORDER BY at DESC, amount DESC";
     newest(tx, sql, contact_id, |row| Ok(OrderFact { at: row.get(0)?, amount: row.get(1)? })).await
 }
 
 async fn lines(tx: &mut Tx, contact_id: i64) -> Result<Vec<LineFact>, DbError> {
     let sql = "SELECT order_id, at, COALESCE(product_id, product), category, amount FROM order_line
-        WHERE contact_id = $1 AND NOT refunded ORDER BY at DESC, order_id DESC, line DESC";
+        WHERE contact_id = $1 AND refunded = FALSE ORDER BY at DESC, order_id DESC, line DESC";
     newest(tx, sql, contact_id, |row| {
         Ok(LineFact { order: row.get(0)?, at: row.get(1)?, product: row.get(2)?, category: row.get(3)?, amount: row.get(4)? })
     })

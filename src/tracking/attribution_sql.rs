@@ -45,7 +45,7 @@ pub(super) struct Order {
 pub(super) async fn orders(tx: &mut Tx, contacts: &[i64]) -> Result<Vec<Order>, DbError> {
     let found = tx
         .bulk_fetch(
-            "SELECT o.id, o.contact_id, o.at, o.amount FROM {rows} JOIN orders o ON o.contact_id = v.id AND NOT o.void",
+            "SELECT o.id, o.contact_id, o.at, o.amount FROM {rows} JOIN orders o ON o.contact_id = v.id AND o.void = FALSE",
             Vec::new(),
             Rows::new().i64("id", contacts.iter().copied()),
         )

@@ -1,19 +1,18 @@
 //! The fold: what stands in logs becomes rows, each exactly once. The position in the log moves in the
 //! transaction that writes the rows ([`super::position`]), so it does not matter when a process is killed.
 //!
-//! It leaves the database to others: a transaction is short, and after each as much time passes as it took.
+//! It leaves the database to others: a transaction is short, and after each as much time passes as it took; more
+//! while so many hits come that they need the processors, for what stands in a log can wait.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::log::{self, HEADER_BYTES};
 use super::log_files::{self, Log};
 use super::position::{self, Mark};
-use super::recorder::{Recorded, Shared, locked};
+use super::recorder::{Recorded, Shared, Waiting, locked};
 use super::{Hit, Policy, ops};
 use crate::db::{Db, DbError};
 
@@ -24,6 +23,14 @@ const GROUP_HITS_MIN: usize = 20;
 const GROUP_TIME: Duration = Duration::from_millis(50);
 /// The longest pause after a transaction.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Hits are many from so many a second on, and where so many wait.
+const MANY_A_SECOND: f64 = 2_000.0;
+const MANY_WAIT: u64 = 2_000;
+/// While many come, so many times as long as a transaction took passes after it, this time at most; until so
+/// much waits that it is an eighth of what may: some 900,000 hits.
+const MANY_PAUSES: u32 = 9;
+const MANY_PAUSE_MAX: Duration = Duration::from_millis(500);
+const UNHURRIED_BYTES: u64 = 128 * 1024 * 1024;
 /// Bytes read at once: a full group of hits with long agents.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// How often the folder is searched for logs of processes that died.
@@ -43,7 +50,7 @@ pub(super) struct Direct {
     pub hits: Vec<Hit>,
     /// Records it stands for, those that say nothing with them.
     pub records: u64,
-    pub waiting: Vec<oneshot::Sender<Recorded>>,
+    pub waiting: Option<Arc<Waiting>>,
 }
 
 /// A log and how far it is read.
@@ -68,6 +75,8 @@ struct Fold {
     shared: Arc<Shared>,
     readings: Vec<Reading>,
     group_hits: usize,
+    /// When it was last asked how many came, and how many had come then.
+    asked: (Instant, u64),
 }
 
 /// Why a group is not written.
@@ -78,7 +87,7 @@ enum Stopped {
 
 /// Folds until nothing more comes and all is written, or the database is away at the end.
 pub(super) async fn run(db: Db, rules: Policy, shared: Arc<Shared>) {
-    let mut fold = Fold { db, rules, shared, readings: Vec::new(), group_hits: GROUP_HITS };
+    let mut fold = Fold { db, rules, shared, readings: Vec::new(), group_hits: GROUP_HITS, asked: (Instant::now(), 0) };
     let (mut searched, mut closed): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         if fold.closing() && closed.get_or_insert_with(Instant::now).elapsed() > DRAIN_TIME {
@@ -250,9 +259,19 @@ impl Fold {
         } else if took < GROUP_TIME / 3 && hits >= self.group_hits {
             self.group_hits = (self.group_hits * 2).min(GROUP_HITS);
         }
+        let pause = if self.many_come() { (took * MANY_PAUSES).min(MANY_PAUSE_MAX) } else { took.min(PAUSE_MAX) };
         if !self.closing() {
-            tokio::time::sleep(took.min(PAUSE_MAX)).await;
+            tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether hits come faster than it is worth following them just now.
+    fn many_come(&mut self) -> bool {
+        let taken = self.shared.taken.load(Ordering::Relaxed);
+        let (asked, before) = std::mem::replace(&mut self.asked, (Instant::now(), taken));
+        let fast = taken.saturating_sub(before) as f64 > asked.elapsed().as_secs_f64() * MANY_A_SECOND;
+        let behind = taken.saturating_sub(*self.shared.settled.borrow());
+        fast && behind > MANY_WAIT && self.shared.waiting_bytes.load(Ordering::Relaxed) < UNHURRIED_BYTES
     }
 
     /// Again and again while the database is away: the log can wait.
@@ -286,8 +305,8 @@ impl Fold {
         }
         locked(&self.shared.to_fold).direct_hits -= group.hits.len();
         self.shared.settled.send_modify(|settled| *settled += group.records);
-        for done in group.waiting {
-            done.send(if written.is_ok() { Recorded::Committed } else { Recorded::Dropped }).ok();
+        if let Some(waiting) = group.waiting {
+            waiting.settle(if written.is_ok() { Recorded::Committed } else { Recorded::Dropped });
         }
     }
 

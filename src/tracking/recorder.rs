@@ -10,10 +10,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::log_files::{self, Log};
@@ -107,7 +107,7 @@ pub(super) struct Shared {
     /// Hits of this process that are settled in the database, by their order.
     pub(super) settled: watch::Sender<u64>,
     /// The same as what `queue` has taken, to be read without its lock.
-    taken: AtomicU64,
+    pub(super) taken: AtomicU64,
     /// A recipient waited in vain: nobody else does until the fold has caught up.
     pub(super) slow: AtomicBool,
     pub(super) closing: AtomicBool,
@@ -120,11 +120,38 @@ pub(super) struct Shared {
     dropped: AtomicU64,
 }
 
+/// Those who wait for the same group: one bell and one clock for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    outcome: OnceLock<Recorded>,
+    bell: Notify,
+}
+
+impl Waiting {
+    /// What became of the group; the first word holds.
+    pub(super) fn settle(&self, recorded: Recorded) {
+        if self.outcome.set(recorded).is_ok() {
+            self.bell.notify_waiters();
+        }
+    }
+
+    async fn settled(&self) -> Recorded {
+        // Made before looking, so that nothing comes in between.
+        let rung = self.bell.notified();
+        if let Some(recorded) = self.outcome.get() {
+            return *recorded;
+        }
+        rung.await;
+        self.outcome.get().copied().unwrap_or(Recorded::Queued)
+    }
+}
+
 /// What has gathered since the last group.
 #[derive(Default)]
 struct Queue {
     bytes: Vec<u8>,
-    waiting: Vec<oneshot::Sender<Recorded>>,
+    /// None where nobody waits.
+    waiting: Option<Arc<Waiting>>,
     /// Records that were ever taken.
     taken: u64,
     writer_sleeps: bool,
@@ -284,39 +311,43 @@ impl Shared {
         if self.waiting_bytes.load(Ordering::Relaxed) > WAITING_BYTES {
             return (self.lose(1), 0);
         }
-        let mut record = Vec::with_capacity(256);
-        log::push(&mut record, hit.as_ref());
-        let (done, group) = oneshot::channel();
-        let (order, wake) = {
+        let (group, order, wake) = {
             let mut queue = locked(&self.queue);
             if queue.closed {
                 drop(queue);
                 return (self.lose(1), 0);
             }
-            queue.bytes.extend_from_slice(&record);
-            queue.waiting.push(done);
+            log::push(&mut queue.bytes, hit.as_ref());
+            let group = match &queue.waiting {
+                Some(group) => group.clone(),
+                None => {
+                    let group = Arc::<Waiting>::default();
+                    tokio::spawn(self.clone().watch(group.clone(), begun));
+                    queue.waiting.insert(group).clone()
+                }
+            };
             queue.taken += 1;
             self.taken.store(queue.taken, Ordering::SeqCst);
-            (queue.taken, std::mem::take(&mut queue.writer_sleeps))
+            (group, queue.taken, std::mem::take(&mut queue.writer_sleeps))
         };
         if wake {
             self.arrived.notify_one();
         }
-        match tokio::time::timeout_at(begun + RECIPIENT_WAIT, group).await {
-            Ok(Ok(recorded)) => {
-                self.logged.fetch_add(u64::from(hit.is_some() && recorded == Recorded::Logged), Ordering::Relaxed);
-                (recorded, order)
-            }
-            Ok(Err(_)) => (Recorded::Queued, order),
-            Err(_) => {
-                self.slow.store(true, Ordering::Relaxed);
-                let shared = self.clone();
-                // What is in the hands of the system outlives this process.
-                let handed = tokio::task::spawn_blocking(move || shared.hand_over());
-                tokio::time::timeout(RECIPIENT_WAIT, handed).await.ok();
-                (Recorded::Queued, order)
-            }
+        let recorded = group.settled().await;
+        self.logged.fetch_add(u64::from(hit.is_some() && recorded == Recorded::Logged), Ordering::Relaxed);
+        (recorded, order)
+    }
+
+    /// Lets a group go that waits in vain, from its first hit on.
+    async fn watch(self: Arc<Self>, group: Arc<Waiting>, begun: tokio::time::Instant) {
+        if tokio::time::timeout_at(begun + RECIPIENT_WAIT, group.settled()).await.is_ok() {
+            return;
         }
+        self.slow.store(true, Ordering::Relaxed);
+        // What is in the hands of the system outlives this process.
+        let handed = tokio::task::spawn_blocking(move || self.hand_over());
+        tokio::time::timeout(RECIPIENT_WAIT, handed).await.ok();
+        group.settle(Recorded::Queued);
     }
 
     pub(super) fn lose(&self, hits: u64) -> Recorded {
@@ -332,12 +363,12 @@ impl Shared {
         loop {
             {
                 let mut queue = locked(&self.queue);
-                while queue.waiting.is_empty() && !queue.closed {
+                while queue.waiting.is_none() && !queue.closed {
                     queue.writer_sleeps = true;
                     queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 }
                 queue.writer_sleeps = false;
-                if queue.waiting.is_empty() {
+                if queue.waiting.is_none() {
                     break;
                 }
             }
@@ -354,7 +385,7 @@ impl Shared {
     fn write_group(&self) {
         let mut place = locked(&self.place);
         self.prepare_log(&mut place);
-        let waiting = std::mem::take(&mut locked(&self.queue).waiting);
+        let waiting = locked(&self.queue).waiting.take();
         let Some(log) = self.hand_over_to(&mut place) else {
             drop(place);
             self.write_directly(waiting);
@@ -375,9 +406,8 @@ impl Shared {
             log.end.fetch_max(end, Ordering::AcqRel);
         }
         self.wake_fold.notify_one();
-        // A recipient who went on has dropped the other end.
-        for done in waiting {
-            done.send(Recorded::Logged).ok();
+        if let Some(group) = waiting {
+            group.settle(Recorded::Logged);
         }
     }
 
@@ -452,7 +482,7 @@ impl Shared {
     }
 
     /// Gives a group to the fold as it is. Whoever waits for it waits for the database.
-    fn write_directly(&self, waiting: Vec<oneshot::Sender<Recorded>>) {
+    fn write_directly(&self, waiting: Option<Arc<Waiting>>) {
         let bytes = std::mem::take(&mut locked(&self.queue).bytes);
         let mut rest = &bytes[..];
         let mut records = 0;

@@ -50,12 +50,12 @@ impl Compiler<'_> {
             }
             (_, None, None) => {
                 let mut past = Past::new("orders o", "o");
-                past.by("NOT o.void");
+                past.by("o.void = FALSE");
                 (past, Columns::ORDERS)
             }
             _ => {
                 let mut past = Past::new("order_line o", "o");
-                past.by("NOT o.refunded");
+                past.by("o.refunded = FALSE");
                 (past, Columns::LINES)
             }
         };

@@ -54,10 +54,16 @@ impl Past {
     }
 
     /// Ids of the contacts.
-    fn set(&self) -> String {
+    fn set(&self, dialect: Dialect) -> String {
         let Past { tables, alias, together, .. } = self;
         let rows = format!("SELECT {alias}.contact_id FROM {tables} WHERE {}", self.conditions(None));
-        if together.is_empty() { rows } else { format!("{rows} GROUP BY {alias}.contact_id HAVING {}", together.join(" AND ")) }
+        if together.is_empty() {
+            return rows;
+        }
+        // SQLite would rather read everything in the order of the contacts than sort the little that is asked for: a
+        // plus keeps it from that.
+        let plus = if dialect == Dialect::Sqlite && !self.served.is_empty() { "+" } else { "" };
+        format!("{rows} GROUP BY {plus}{alias}.contact_id HAVING {}", together.join(" AND "))
     }
 
     /// Whether the contact `c` has such rows, step by step.
@@ -97,10 +103,10 @@ impl Compiler<'_> {
             };
         let Some(past) = self.past(leaf, as_set) else { return "FALSE".to_owned() };
         match (as_set, self.dialect) {
-            (true, _) => format!("c.id IN ({})", past.set()),
+            (true, _) => format!("c.id IN ({})", past.set(self.dialect)),
             // PostgreSQL takes the contact into the grouping where that is cheaper; SQLite does not.
             (false, Dialect::Postgres) if !past.together.is_empty() => {
-                format!("EXISTS (SELECT 1 FROM ({}) g WHERE g.contact_id = c.id)", past.set())
+                format!("EXISTS (SELECT 1 FROM ({}) g WHERE g.contact_id = c.id)", past.set(self.dialect))
             }
             (false, _) => past.step(),
         }
@@ -137,8 +143,8 @@ impl Compiler<'_> {
         let mut past = Past::new("delivery d", "d");
         // In the words of the partial indexes.
         past.by(match what {
-            Mailed::Sent | Mailed::Delivered => "d.state = 'sent' AND NOT d.transactional",
-            Mailed::Bounced => "d.state = 'bounced' AND NOT d.transactional",
+            Mailed::Sent | Mailed::Delivered => "d.state = 'sent' AND d.transactional = FALSE",
+            Mailed::Bounced => "d.state = 'bounced' AND d.transactional = FALSE",
         });
         if let Some(within) = source.within {
             let since = self.bind(ago(self.now, within));

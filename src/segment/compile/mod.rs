@@ -18,7 +18,7 @@
 
 use super::ast::Op;
 use super::random;
-use super::rule::{Field, Home, Leaf, Node, Rule, Value};
+use super::rule::{Engagement, Field, Home, Leaf, Node, Rule, Value};
 use crate::clock::Time;
 use crate::config::AttributeType;
 use crate::contact::LIST_MARK;
@@ -133,16 +133,22 @@ impl<'l> Compiler<'l> {
     fn node(&mut self, node: &Node, alone: bool) -> String {
         match node {
             Node::All(nodes) => {
-                let parts = nodes.iter().map(|node| self.node(node, alone)).collect();
-                joined(parts, " AND ", "TRUE")
+                joined(self.cheapest_first(nodes, alone), " AND ", "TRUE")
             }
             Node::Any(nodes) => {
                 let alone = alone && nodes.len() == 1;
-                let parts = nodes.iter().map(|node| self.node(node, alone)).collect();
-                joined(parts, " OR ", "FALSE")
+                joined(self.cheapest_first(nodes, alone), " OR ", "FALSE")
             }
             Node::Leaf { leaf, negated, .. } => self.leaf(leaf, *negated, alone),
         }
+    }
+
+    /// The databases ask in the order in which conditions are written and stop as soon as the answer is clear;
+    /// where some need a look at other tables, they do not weigh that.
+    fn cheapest_first(&mut self, nodes: &[Node], alone: bool) -> Vec<String> {
+        let mut parts: Vec<(u8, String)> = nodes.iter().map(|node| (cost(node), self.node(node, alone))).collect();
+        parts.sort_by_key(|(cost, _)| *cost);
+        parts.into_iter().map(|(_, text)| text).collect()
     }
 
     fn leaf(&mut self, leaf: &Leaf, negated: bool, alone: bool) -> String {
@@ -247,6 +253,24 @@ fn column(field: &Field) -> String {
         Home::Event => "e",
     };
     format!("{alias}.{}", field.column)
+}
+
+/// What asking costs for a contact, as a rank: a look at its own row, a step into another table, steps into its past,
+/// several such.
+fn cost(node: &Node) -> u8 {
+    match node {
+        Node::All(nodes) | Node::Any(nodes) => nodes.iter().map(cost).max().unwrap_or(0),
+        Node::Leaf { leaf, .. } => match leaf {
+            Leaf::Compare(field, ..) | Leaf::OneOf(field, _) | Leaf::Contains(field, _) | Leaf::Recurs { field, .. } | Leaf::IsSet(field) => {
+                if field.home == Home::Score { 2 } else { 0 }
+            }
+            Leaf::Random { .. } => 1,
+            Leaf::Subscribed(_) | Leaf::Standing { .. } | Leaf::Frozen(_) => 2,
+            Leaf::Engagement { what: Engagement::Stage, .. } => 4,
+            Leaf::Engagement { .. } => 2,
+            Leaf::Mail { .. } | Leaf::Hit { .. } | Leaf::Did { .. } | Leaf::Ordered { .. } => 3,
+        },
+    }
 }
 
 /// Scores have a table of their own, with a row for whoever has any.

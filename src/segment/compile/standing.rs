@@ -110,11 +110,7 @@ impl Compiler<'_> {
                     "(SELECT s.since FROM subscription s WHERE s.topic_id = {of_topic} AND s.contact_id = {person} AND s.standing = 'subscribed')"
                 )
             }
-            None => format!(
-                // A cross join, whose order SQLite keeps: for the latest it would turn it around and read all subscriptions.
-                "(SELECT MAX(s.since) FROM topic t CROSS JOIN subscription s \
-                 WHERE s.topic_id = t.id AND s.contact_id = {person} AND s.standing = 'subscribed')"
-            ),
+            None => format!("(SELECT MAX(s.since) FROM subscription s WHERE s.contact_id = {person} AND s.standing = 'subscribed')"),
         };
         let signs: Vec<Sign> = if topic.is_some() { vec![hits] } else { vec![hits, orders] };
         let at: Vec<String> =
