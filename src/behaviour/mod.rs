@@ -36,6 +36,8 @@ pub const PARTS: i64 = 10_000;
 pub const MAX_KEY_CHARACTERS: usize = 200;
 /// Longest text of a property or of a product's name, in characters.
 pub const MAX_TEXT_CHARACTERS: usize = 2_000;
+/// Longest name of a product: it stands in an index, of which PostgreSQL takes 2,704 bytes an entry.
+pub const MAX_PRODUCT_CHARACTERS: usize = 500;
 /// Most lines of one order: they are in memory together.
 pub const MAX_ORDER_LINES: usize = 10_000;
 /// How far in the future something may be said to have happened, in milliseconds: clocks differ, zones are mistaken.

@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 
 use super::money::{self, Money};
 use super::{
-    EventSchema, GivenBack, Item, MAX_AHEAD_MS, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_TEXT_CHARACTERS, NewEvent, NewLine, NewOrder,
-    NewRefund, ORDER, REFUND, Who,
+    EventSchema, GivenBack, Item, MAX_AHEAD_MS, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_PRODUCT_CHARACTERS, MAX_TEXT_CHARACTERS, NewEvent,
+    NewLine, NewOrder, NewRefund, ORDER, REFUND, Who,
 };
 use crate::clock::Time;
 use crate::config::AttributeType;
@@ -247,7 +247,7 @@ impl<'a> Reader<'a> {
             },
         };
         let product_id = text(object, "product_id", within, MAX_KEY_CHARACTERS, faults);
-        let product = text(object, "product", within, MAX_TEXT_CHARACTERS, faults);
+        let product = text(object, "product", within, MAX_PRODUCT_CHARACTERS, faults);
         let category = text(object, "category", within, MAX_KEY_CHARACTERS, faults);
         Some(NewLine { product_id, product, category, quantity, paid: paid?, given_back })
     }
@@ -273,7 +273,7 @@ impl<'a> Reader<'a> {
             }
         };
         let product_id = text(object, "product_id", "", MAX_KEY_CHARACTERS, faults);
-        let product = text(object, "product", "", MAX_TEXT_CHARACTERS, faults);
+        let product = text(object, "product", "", MAX_PRODUCT_CHARACTERS, faults);
         let (currency, rate) = currency?;
         Some(NewRefund { key: key?, order: order?, who: who?, at: at?, product_id, product, amount, currency, rate, revision })
     }

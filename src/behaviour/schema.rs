@@ -56,10 +56,11 @@ async fn create(tx: &mut Tx, event: &EventSchema) -> Result<(), DbError> {
             "CREATE TABLE {table} (id {id}, event_key {text} NOT NULL, contact_id BIGINT NOT NULL, known_as BIGINT NOT NULL, \
              at BIGINT NOT NULL, recorded_at BIGINT NOT NULL, revision BIGINT NOT NULL)"
         ),
-        format!("CREATE UNIQUE INDEX {table}_key ON {table} (event_key)"),
+        // Their names begin as no table's does: `visit_at` may be a kind of events, too.
+        format!("CREATE UNIQUE INDEX key_{table} ON {table} (event_key)"),
         // For questions within a time, and for those about one person.
-        format!("CREATE INDEX {table}_at ON {table} (at, contact_id)"),
-        format!("CREATE INDEX {table}_contact ON {table} (contact_id, at)"),
+        format!("CREATE INDEX at_{table} ON {table} (at, contact_id)"),
+        format!("CREATE INDEX contact_{table} ON {table} (contact_id, at)"),
     ];
     for statement in statements {
         tx.execute(&statement, Vec::new()).await?;

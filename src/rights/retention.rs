@@ -236,7 +236,8 @@ async fn people(db: &mut impl Connection, rule: &str, args: crate::db::Args) -> 
 }
 
 /// Asked for something before `$2`, confirmed nothing, and is known for nothing else: no other standing, no
-/// message of anybody's shop, no number in another system, no order.
+/// message of anybody's shop, no number in another system, no order, and nobody who was merged into them: those would
+/// go with them, whatever they had agreed to.
 const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
    AND EXISTS (SELECT 1 FROM topic t JOIN subscription s ON s.topic_id = t.id AND s.contact_id = c.id WHERE s.standing = 'pending')
    AND NOT EXISTS (
@@ -245,7 +246,8 @@ const UNCONFIRMED: &str = "c.created_at < $2 AND c.external_id IS NULL
    )
    AND NOT EXISTS (SELECT 1 FROM consent_event e WHERE e.contact_id = c.id AND (e.at >= $2 OR e.action IN ('granted', 'confirmed')))
    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.contact_id = c.id AND m.kind = 'transactional')
-   AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id)";
+   AND NOT EXISTS (SELECT 1 FROM order_total o WHERE o.contact_id = c.id)
+   AND NOT EXISTS (SELECT 1 FROM contact m WHERE m.merged_into = c.id)";
 
 /// Known since before `$2`, and no sign of life since: no click and no open by a human, no entry of the
 /// ledger, no message, no merge, no order, no event, nor any of those by a contact that was merged into them (whose

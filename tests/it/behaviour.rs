@@ -95,6 +95,11 @@ impl World {
         recorded
     }
 
+    pub fn faults(&self, item: Value) -> Vec<String> {
+        let read = Reader::new(&self.events, &self.money, false, NOW).read(item);
+        read.err().unwrap_or_default().into_iter().map(|fault| fault.reason).collect()
+    }
+
     pub async fn verdicts(&self, items: &[Value]) -> Vec<Verdict> {
         self.record(items).await.verdicts
     }

@@ -25,6 +25,16 @@ use crate::support::on_each_database;
 const SAFARI: &str =
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.1 Safari/605.1.15";
 
+/// What is kept for good, but for people of whom nothing is heard.
+const KEPT: optin::config::Retention = optin::config::Retention {
+    client_days: 0,
+    compact_days: 0,
+    hit_days: 800,
+    message_days: 0,
+    event_days: 0,
+    unconfirmed_days: 0,
+    inactive_months: 12,
+};
 const SITE: &str = "[site]\nurl = \"http://127.0.0.1:8080\"\n[sender]\nname = \"Tea House\"\nemail = \"letters@tea.example\"\npostal_address = \"1 Leaf Street, Taipei\"\n";
 
 /// A mail that went to somebody a hundred days ago.
@@ -140,7 +150,7 @@ on_each_database! {
         }
         assert_eq!(write(&db, &[click(1, 90, 0, NOW.plus(-DAY))]).await, 1);
         assert_eq!(number(&db, "SELECT COUNT(*) FROM hit WHERE verdict = 'human'").await, 1);
-        let kept = optin::config::Retention { client_days: 0, compact_days: 0, hit_days: 800, message_days: 0, event_days: 0, unconfirmed_days: 0, inactive_months: 12 };
+        let kept = KEPT;
         let with = Housekeeping { db: &db, schema: &Schema::default(), keys: &Keys::new("a secret", &[]), entropy: &Entropy::seeded(3), kept: &kept };
         let mut found = retention::run(&with, true, NOW).await.unwrap();
         found.extend(retention::run(&with, false, NOW).await.unwrap());
@@ -148,6 +158,27 @@ on_each_database! {
         assert_eq!(counts, [1, 1]);
         let rows = db.fetch_all("SELECT id FROM contact ORDER BY id", args![]).await.unwrap();
         assert_eq!(rows.iter().map(|row| row.get::<i64>(0).unwrap()).collect::<Vec<_>>(), [7, 8, 9]);
+    }
+}
+
+on_each_database! {
+    async fn who_asked_to_be_confirmed_keeps_those_who_are_one_with_them(database) {
+        let db = database.open().await;
+        let entropy = Entropy::seeded(3);
+        for id in [7, 8, 9] {
+            person(&db, id, None).await;
+        }
+        let long_ago = NOW.plus(-100 * DAY);
+        let topic = optin::consent::ops::ensure_topic(&db, "letter", &entropy, long_ago).await.unwrap();
+        for (id, action) in [(7, Action::Requested), (8, Action::Granted), (9, Action::Requested)] {
+            optin::consent::ops::record(&db, NewEvent::new(id, topic, action, "x"), long_ago).await.unwrap();
+        }
+        merged(&db, 1, 7, 8, long_ago).await;
+        let kept = optin::config::Retention { inactive_months: 0, unconfirmed_days: 30, ..KEPT };
+        let with = Housekeeping { db: &db, schema: &Schema::default(), keys: &Keys::new("a secret", &[]), entropy: &entropy, kept: &kept };
+        let found = retention::run(&with, false, NOW).await.unwrap();
+        assert_eq!(found.iter().filter(|found| found.rule == Rule::Unconfirmed).map(|found| found.count).collect::<Vec<_>>(), [1]);
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM contact WHERE id IN (7, 8)").await, 2);
     }
 }
 
@@ -238,5 +269,32 @@ on_each_database! {
         serving.wait_for_line("optin is ready", 20);
         serving.signal("TERM");
         assert_eq!(serving.wait(20).0, 0);
+    }
+}
+
+on_each_database! {
+    async fn a_product_with_a_long_name_harms_no_other(database) {
+        let world = crate::behaviour::World::new(&database).await;
+        let entropy = Entropy::seeded(5);
+        // Nothing that a database could make smaller.
+        let name = |length: usize| (0..length).filter_map(|_| char::from_u32(0x2_0000 + entropy.below(0xa000) as u32)).collect::<String>();
+        let order = |id: &str, length: usize| {
+            json!({ "type": "order", "id": id, "email": "mei@tea.example", "at": "2026-09-01", "amount": 5, "product": name(length) })
+        };
+        let verdicts = world.verdicts(&[order("1", 500), order("2", 3)]).await;
+        assert_eq!(verdicts, [optin::behaviour::Verdict::Added, optin::behaviour::Verdict::Added]);
+        let faults = world.faults(order("3", 501));
+        assert!(faults.len() == 1 && faults[0].contains("longer than 500 characters"), "{faults:?}");
+    }
+}
+
+on_each_database! {
+    async fn kinds_of_events_may_be_called_as_they_like(database) {
+        let db = database.open().await;
+        let events = ["call", "call_at", "call_contact", "call_key"].map(|name| {
+            (name.to_owned(), optin::behaviour::EventSchema { name: name.to_owned(), properties: std::collections::BTreeMap::new() })
+        });
+        optin::behaviour::ops::ensure_tables(&db, &events.into(), NOW).await.unwrap();
+        assert_eq!(number(&db, "SELECT COUNT(*) FROM event_type").await, 4);
     }
 }

@@ -173,7 +173,7 @@ async fn the_past_is_served_by_indexes() {
         ("opened(within: 30d, any: true)", "hit_at", "hit_contact"),
         ("sent(within: 7d)", "delivery_sent", "delivery_sent_to"),
         ("bounced(within: 7d)", "delivery_bounced", "delivery_"),
-        ("did('visit', within: 14d)", "did_visit_at", "did_visit_contact"),
+        ("did('visit', within: 14d)", "at_did_visit", "contact_did_visit"),
         ("ordered(within: 90d)", "orders_at", "orders_contact"),
         ("ordered(product: 'p1')", "order_line_product", "order_line_contact"),
         ("ordered(category: 'oolong', within: 90d)", "order_line_category", "order_line_contact"),

@@ -15,7 +15,7 @@ use super::{Block, ColumnsError, Entry, Feed, ImportError, Message, Opened, Opti
 use crate::behaviour::money::{self, Money};
 use crate::behaviour::read::{moment, plain_key, plain_text};
 use crate::behaviour::{
-    GivenBack, Item, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_TEXT_CHARACTERS, NewLine, NewOrder, NewRefund, PARTS, Who,
+    GivenBack, Item, MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_PRODUCT_CHARACTERS, NewLine, NewOrder, NewRefund, PARTS, Who,
 };
 use crate::clock::Time;
 use crate::contact::Address;
@@ -257,7 +257,7 @@ impl Parser<'_> {
         let given_back = fault(REFUNDED, given_back(cell(REFUNDED)), &mut faults).unwrap_or(GivenBack::Nothing);
         let mut text = |field: usize, characters: usize| fault(field, plain_text(cell(field), characters), &mut faults).flatten();
         let product_id = text(PRODUCT_ID, MAX_KEY_CHARACTERS);
-        let product = text(PRODUCT, MAX_TEXT_CHARACTERS);
+        let product = text(PRODUCT, MAX_PRODUCT_CHARACTERS);
         let category = text(CATEGORY, MAX_KEY_CHARACTERS);
         match (paid, quantity) {
             (Some(paid), Some(quantity)) if faults.is_empty() => {

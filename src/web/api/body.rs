@@ -40,7 +40,7 @@ fn value(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<Val
     }
     let body = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Error::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the request is too large")
-            .hint(format!("at most {BODY_BYTES} bytes are taken; put images on a web server and link to them")),
+            .hint(format!("at most {BODY_BYTES} bytes are taken; send several requests, and put images on a web server")),
         status => Error::new(status, "unreadable", "the body cannot be read"),
     })?;
     serde_json::from_slice(&body).map_err(|error| bad(format!("the body is not JSON: {error}")).hint("send one JSON object in UTF-8"))

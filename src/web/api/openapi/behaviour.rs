@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::BODY_BYTES;
 use super::super::events::MAX_EVENTS;
 use super::permission::{body, key, responses};
-use crate::behaviour::{MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_TEXT_CHARACTERS};
+use crate::behaviour::{MAX_KEY_CHARACTERS, MAX_ORDER_LINES, MAX_PRODUCT_CHARACTERS};
 
 pub(super) fn record() -> Value {
     json!({
@@ -30,7 +30,7 @@ fn line(with_refunded: bool) -> Value {
     let mut fields = json!({
         "amount": amount,
         "product_id": { "type": "string", "maxLength": MAX_KEY_CHARACTERS },
-        "product": { "type": "string", "maxLength": MAX_TEXT_CHARACTERS }
+        "product": { "type": "string", "maxLength": MAX_PRODUCT_CHARACTERS }
     });
     if with_refunded {
         fields["category"] = json!({ "type": "string", "maxLength": MAX_KEY_CHARACTERS });
