@@ -65,7 +65,7 @@ CASES = [
        WHERE NOT EXISTS (SELECT 1 FROM hit_total h WHERE h.contact_id = c.id AND h.link = -2 AND h.last_at >= {ago(90)})"""),
     ("visited a page", "did('visit', within: 14d, at_least: 3, where: page = '/oolong')",
      f"""SELECT COUNT(*) FROM contact c WHERE c.merged_into IS NULL AND c.id IN (
-       SELECT e.contact_id FROM did_visit e WHERE e.at >= {ago(14)} AND e.t_page = '/oolong' GROUP BY e.contact_id HAVING COUNT(*) >= 3)""", None),
+       SELECT e.contact_id FROM did_visit e WHERE e.at >= {ago(14)} AND e.t_page = '/oolong' GROUP BY e.contact_id + 0 HAVING COUNT(*) >= 3)""", "as SQLite"),
     ("ordered much", "ordered(within: 90d, sum >= 100)",
      f"""SELECT COUNT(*) FROM contact c WHERE c.merged_into IS NULL AND c.id IN (
        SELECT o.contact_id FROM orders o WHERE o.void = FALSE AND o.at >= {ago(90)} GROUP BY o.contact_id HAVING SUM(o.amount) >= 1000000)""", None),
@@ -99,7 +99,7 @@ def by_hand(engine, case):
         return sqlite
     if postgres != "as SQLite":
         return postgres
-    return sqlite.replace("INSTR(", "STRPOS(").replace("char(31)", "chr(31)").replace("+h.run_id", "h.run_id").replace("NULLIF(MAX(", "NULLIF(GREATEST(")
+    return sqlite.replace("INSTR(", "STRPOS(").replace("char(31)", "chr(31)").replace("+h.run_id", "h.run_id").replace("e.contact_id + 0", "e.contact_id").replace("NULLIF(MAX(", "NULLIF(GREATEST(")
 
 
 class Store:

@@ -68,7 +68,8 @@ fn is_leap(year: i64) -> bool {
 
 /// First millisecond of a day (UTC), and of the next one.
 fn bounds(day: Date) -> (i64, i64) {
-    let start = day.civil().to_zoned(jiff::tz::TimeZone::UTC).map_or(i64::MIN, |zoned| zoned.timestamp().as_millisecond());
+    // Counted, not by a timestamp: the last day of the calendar has none, which was before all others then.
+    let start = jiff::civil::date(1970, 1, 1).duration_until(day.civil()).as_secs() * 1000;
     (start, start.saturating_add(DAY))
 }
 

@@ -84,6 +84,15 @@ pub(in crate::segment) fn is_past(leaf: &Leaf) -> bool {
     matches!(leaf, Leaf::Mail { .. } | Leaf::Hit { .. } | Leaf::Did { .. } | Leaf::Ordered { .. })
 }
 
+/// Whether what is asked stands in no index by contact.
+fn looks_at_rows(leaf: &Leaf) -> bool {
+    match leaf {
+        Leaf::Did { filter, .. } => filter.is_some(),
+        Leaf::Ordered { product, category, .. } => product.is_some() || category.is_some(),
+        _ => false,
+    }
+}
+
 /// Whether a condition on hits is answered by `hit_total`, which outlives the hits themselves: without a time
 /// it counts what ever came; with one, the last human hit says whether there is any.
 pub(in crate::segment) fn asks_totals(source: &Source, any: bool, at_least: u32) -> bool {
@@ -97,8 +106,8 @@ impl Compiler<'_> {
         self.asked += 1;
         let as_set = self.sets
             && match self.dialect {
-                // A step would look at each event for what is asked of it: the whole table in another order.
-                Dialect::Sqlite => !large || matches!(leaf, Leaf::Did { filter: Some(_), .. }),
+                // A step would look at each event or order line for what is asked of it: the whole table in another order.
+                Dialect::Sqlite => !large || looks_at_rows(leaf),
                 Dialect::Postgres => joins,
             };
         let Some(past) = self.past(leaf, as_set) else { return "FALSE".to_owned() };
@@ -110,6 +119,14 @@ impl Compiler<'_> {
             }
             (false, _) => past.step(),
         }
+    }
+
+    /// Whoever any of some conditions on the past picks, as one set: PostgreSQL joins it, which it cannot do under `OR`.
+    pub(super) fn any_of_sets(&mut self, leaves: &[&Leaf]) -> String {
+        self.asked += leaves.len();
+        let dialect = self.dialect;
+        let sets: Vec<String> = leaves.iter().filter_map(|leaf| self.past(leaf, true)).map(|past| past.set(dialect)).collect();
+        format!("c.id IN ({})", sets.join(" UNION ALL "))
     }
 
     /// The rows that a condition counts; `as_set`: for all contacts at once.

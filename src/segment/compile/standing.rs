@@ -84,46 +84,47 @@ impl Compiler<'_> {
         format!("EXISTS (SELECT 1 FROM engagement g WHERE g.topic_id = {of_topic} AND g.contact_id = c.id AND {condition})")
     }
 
-    /// One step to each table a person: the last sign of life, then the range that it must be in. PostgreSQL joins
-    /// the tables where it may (`alone`): a million steps each take it seconds.
+    /// One step to each table a person: the last sign of life, then the range that it must be in. PostgreSQL, where it
+    /// may join (`alone`), adds the signs of all people up: a million steps each take it seconds.
     fn stage(&mut self, topic: Option<&str>, wanted: [bool; 3], settings: &EngagementSettings, alone: bool) -> String {
         let ranges = self.stage_ranges(wanted, settings);
         if ranges.is_empty() {
             return "FALSE".to_owned();
         }
-        let joined = alone && self.sets && self.dialect == Dialect::Postgres;
-        let person = if joined { "p.id" } else { "c.id" };
+        let of_topic = topic.map_or_else(|| "0".to_owned(), |topic| self.topic(topic));
+        let begun = match topic {
+            Some(_) => format!("s.topic_id = {of_topic} AND s.standing = 'subscribed'"),
+            None => "s.standing = 'subscribed'".to_owned(),
+        };
+        let orders = topic.is_none();
+        if alone && self.sets && self.dialect == Dialect::Postgres {
+            let orders = if orders { " UNION ALL SELECT o.contact_id, o.last_at, NULL FROM order_total o WHERE o.orders > 0" } else { "" };
+            let condition = ranges.replace("{sign}", "COALESCE(MAX(v.at), MAX(v.since))");
+            return format!(
+                "EXISTS (SELECT 1 FROM (SELECT v.contact_id FROM (\
+                 SELECT g.contact_id, GREATEST(g.last_open_at, g.last_click_at) AS at, CAST(NULL AS BIGINT) AS since \
+                 FROM engagement g WHERE g.topic_id = {of_topic}{orders} \
+                 UNION ALL SELECT s.contact_id, NULL, s.since FROM subscription s WHERE {begun}) v \
+                 GROUP BY v.contact_id HAVING {condition}) p WHERE p.contact_id = c.id)"
+            );
+        }
         let latest = match self.dialect {
             Dialect::Sqlite => "max",
             Dialect::Postgres => "GREATEST",
         };
-        let of_topic = topic.map_or_else(|| "0".to_owned(), |topic| self.topic(topic));
-        let hits = Sign {
-            table: "engagement g",
-            of: format!("g.topic_id = {of_topic} AND g.contact_id = {person}"),
-            at: format!("{latest}(COALESCE(g.last_open_at, 0), COALESCE(g.last_click_at, 0))"),
-        };
-        let orders = Sign { table: "order_total o", of: format!("o.contact_id = {person} AND o.orders > 0"), at: "o.last_at".to_owned() };
-        let begun = match topic {
-            Some(_) => {
-                format!(
-                    "(SELECT s.since FROM subscription s WHERE s.topic_id = {of_topic} AND s.contact_id = {person} AND s.standing = 'subscribed')"
-                )
-            }
-            None => format!("(SELECT MAX(s.since) FROM subscription s WHERE s.contact_id = {person} AND s.standing = 'subscribed')"),
-        };
-        let signs: Vec<Sign> = if topic.is_some() { vec![hits] } else { vec![hits, orders] };
-        let at: Vec<String> =
-            signs.iter().map(|sign| format!("COALESCE({}, 0)", if joined { sign.at.clone() } else { sign.step() })).collect();
         // Times are past 1970: 0 stands for none.
-        let last = if at.len() == 1 { at.join("") } else { format!("{latest}({})", at.join(", ")) };
-        let condition = ranges.replace("{sign}", &format!("COALESCE(NULLIF({last}, 0), {begun})"));
-        if joined {
-            let joins: String = signs.iter().map(|sign| format!(" LEFT JOIN {} ON {}", sign.table, sign.of)).collect();
-            format!("EXISTS (SELECT 1 FROM contact p{joins} WHERE p.id = c.id AND {condition})")
+        let hits = format!(
+            "COALESCE((SELECT {latest}(COALESCE(g.last_open_at, 0), COALESCE(g.last_click_at, 0)) \
+             FROM engagement g WHERE g.topic_id = {of_topic} AND g.contact_id = c.id), 0)"
+        );
+        let last = if orders {
+            format!("{latest}({hits}, COALESCE((SELECT o.last_at FROM order_total o WHERE o.contact_id = c.id AND o.orders > 0), 0))")
         } else {
-            format!("COALESCE({condition}, FALSE)")
-        }
+            hits
+        };
+        let begun = format!("(SELECT s.since FROM subscription s WHERE {begun} AND s.contact_id = c.id ORDER BY s.since DESC LIMIT 1)");
+        let condition = ranges.replace("{sign}", &format!("COALESCE(NULLIF({last}, 0), {begun})"));
+        format!("COALESCE({condition}, FALSE)")
     }
 
     /// The condition on `{sign}`, which stands in it once.
@@ -140,20 +141,5 @@ impl Compiler<'_> {
             [true, false, true] => format!("{{sign}} NOT BETWEEN {} AND {}", self.bind(sleeps.plus(1)), self.bind(cools)),
             [true, true, true] => "{sign} IS NOT NULL".to_owned(),
         }
-    }
-}
-
-/// Where a sign of life stands.
-struct Sign {
-    table: &'static str,
-    /// Which row is the person's.
-    of: String,
-    /// When it was.
-    at: String,
-}
-
-impl Sign {
-    fn step(&self) -> String {
-        format!("(SELECT {} FROM {} WHERE {})", self.at, self.table, self.of)
     }
 }
