@@ -152,6 +152,8 @@ struct Queue {
     bytes: Vec<u8>,
     /// None where nobody waits.
     waiting: Option<Arc<Waiting>>,
+    /// There are records whose group went on before it was written.
+    late: bool,
     /// Records that were ever taken.
     taken: u64,
     writer_sleeps: bool,
@@ -344,10 +346,20 @@ impl Shared {
             return;
         }
         self.slow.store(true, Ordering::Relaxed);
+        // Whoever comes now is not among those whose records are handed over here.
+        self.leave_behind(&group);
         // What is in the hands of the system outlives this process.
         let handed = tokio::task::spawn_blocking(move || self.hand_over());
         tokio::time::timeout(RECIPIENT_WAIT, handed).await.ok();
         group.settle(Recorded::Queued);
+    }
+
+    fn leave_behind(&self, group: &Arc<Waiting>) {
+        let mut queue = locked(&self.queue);
+        if queue.waiting.as_ref().is_some_and(|waiting| Arc::ptr_eq(waiting, group)) {
+            queue.waiting = None;
+            queue.late = true;
+        }
     }
 
     pub(super) fn lose(&self, hits: u64) -> Recorded {
@@ -363,12 +375,12 @@ impl Shared {
         loop {
             {
                 let mut queue = locked(&self.queue);
-                while queue.waiting.is_none() && !queue.closed {
+                while queue.waiting.is_none() && !queue.late && !queue.closed {
                     queue.writer_sleeps = true;
                     queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 }
                 queue.writer_sleeps = false;
-                if queue.waiting.is_none() {
+                if queue.waiting.is_none() && !queue.late {
                     break;
                 }
             }
@@ -385,7 +397,11 @@ impl Shared {
     fn write_group(&self) {
         let mut place = locked(&self.place);
         self.prepare_log(&mut place);
-        let waiting = locked(&self.queue).waiting.take();
+        let waiting = {
+            let mut queue = locked(&self.queue);
+            queue.late = false;
+            queue.waiting.take()
+        };
         let Some(log) = self.hand_over_to(&mut place) else {
             drop(place);
             self.write_directly(waiting);
