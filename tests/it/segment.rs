@@ -672,7 +672,7 @@ fn person(entropy: &Entropy, id: i64, index: usize, now: Time) -> Statement {
 fn day(entropy: &Entropy, now: Time) -> Date {
     if entropy.chance(0.1) {
         let days = ["1988-02-29", "2024-02-29", "1999-02-28", "1999-03-01", "2000-12-31", "2001-01-01"];
-        return Date::parse(pick(entropy, &days)).unwrap();
+        return Date::parse(pick::<&str>(entropy, &days)).unwrap();
     }
     let today = now.timestamp().to_zoned(jiff::tz::TimeZone::UTC).date();
     let back = match entropy.below(6) {
