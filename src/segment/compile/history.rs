@@ -121,14 +121,6 @@ impl Compiler<'_> {
         }
     }
 
-    /// Whoever any of some conditions on the past picks, as one set: PostgreSQL joins it, which it cannot do under `OR`.
-    pub(super) fn any_of_sets(&mut self, leaves: &[&Leaf]) -> String {
-        self.asked += leaves.len();
-        let dialect = self.dialect;
-        let sets: Vec<String> = leaves.iter().filter_map(|leaf| self.past(leaf, true)).map(|past| past.set(dialect)).collect();
-        format!("c.id IN ({})", sets.join(" UNION ALL "))
-    }
-
     /// The rows that a condition counts; `as_set`: for all contacts at once.
     pub(super) fn past(&mut self, leaf: &Leaf, as_set: bool) -> Option<Past> {
         match leaf {

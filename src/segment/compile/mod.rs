@@ -11,7 +11,7 @@
 //! it cannot join; `IN` falls back to searching the whole set for every contact as soon as the set no longer
 //! fits `work_mem` (measured on 200,000 contacts and 75,000 clicks: more than 20 s). There it gets `EXISTS`, for
 //! which PostgreSQL weighs a hash of the set against a step into the index for each contact (0.1 s, or 0.5 s
-//! without the memory). Where all that stands under such an `OR` are sets, they are one: `IN (.. UNION ALL ..)`.
+//! without the memory).
 //!
 //! A set is computed once a statement. Where an audience is read in many small blocks instead,
 //! [`compile_for_blocks`] asks by contact on both engines.
@@ -38,9 +38,6 @@ pub(super) use standing::{STAGES, stages_that, weight_at};
 pub const SMALL_SET: i64 = 800_000;
 /// Conditions on the past whose size is looked at; those behind are taken for small ones.
 const MAX_SOUNDINGS: usize = 64;
-/// Sets that are put together into one; more of them are asked for one after the other.
-const MAX_UNION: usize = 8;
-
 /// An SQL condition and what to bind.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sql {
@@ -136,10 +133,6 @@ impl<'l> Compiler<'l> {
         match node {
             Node::All(nodes) => joined(self.cheapest_first(nodes, alone), " AND ", "TRUE"),
             Node::Any(nodes) => {
-                let joins = alone && self.sets && self.dialect == Dialect::Postgres;
-                if let Some(leaves) = sets_only(node).filter(|leaves| joins && (2..=MAX_UNION).contains(&leaves.len())) {
-                    return self.any_of_sets(&leaves);
-                }
                 let alone = alone && nodes.len() == 1;
                 joined(self.cheapest_first(nodes, alone), " OR ", "FALSE")
             }
@@ -257,22 +250,6 @@ fn column(field: &Field) -> String {
         Home::Event => "e",
     };
     format!("{alias}.{}", field.column)
-}
-
-/// The conditions on the past that a node is any of, where it is nothing else.
-fn sets_only(node: &Node) -> Option<Vec<&Leaf>> {
-    match node {
-        Node::Any(nodes) => nodes.iter().map(sets_only).collect::<Option<Vec<_>>>().map(|leaves| leaves.concat()),
-        Node::All(nodes) => {
-            if let [node] = nodes.as_slice() {
-                sets_only(node)
-            } else {
-                None
-            }
-        }
-        Node::Leaf { leaf, negated: false, .. } if is_past(leaf) => Some(vec![leaf]),
-        Node::Leaf { .. } => None,
-    }
 }
 
 /// What asking costs for a contact, as a rank: a look at its own row, a step into another table, steps into its past,
