@@ -47,6 +47,7 @@ const RELEASED_MIGRATIONS: &[(&str, &str)] = &[
     ("0001_first.sql", "b1a38dd8e952e9078d40a97ce4f7487730db8cba4967c0f347a26293c2ebb8be"),
     ("0002_delivery.sql", "97fa10710037d1a7860848608d7925c6bd9578c1b878b7c3b07c34432ed06535"),
     ("0003_permission.sql", "e5dcde1bd6a3dd05ec16ad6c075e300f34a569461b77994a64f8490ddb62da61"),
+    ("0004_response.sql", "541a7e23533c6dfb370086e97b09cc0ce967d61366bf9693c5aacccf8635bace"),
 ];
 
 /// What only some may write: the words, where they are allowed, and why.

@@ -2,6 +2,7 @@
 
 use super::{Compiler, ago};
 use crate::db::Dialect;
+use crate::segment::random;
 use crate::segment::rule::{HitKind, Leaf, Mailed, Source};
 
 /// Rows that belong to a contact and are counted.
@@ -110,7 +111,13 @@ impl Compiler<'_> {
                 Dialect::Sqlite => !large || looks_at_rows(leaf),
                 Dialect::Postgres => joins,
             };
-        let Some(past) = self.past(leaf, as_set) else { return "FALSE".to_owned() };
+        let Some(mut past) = self.past(leaf, as_set) else { return "FALSE".to_owned() };
+        if as_set {
+            let contact = format!("{}.contact_id", past.alias);
+            for (millionths, seed) in &self.drawn {
+                past.and(format!("{} < {millionths}", random::bucket_sql(&contact, seed)));
+            }
+        }
         match (as_set, self.dialect) {
             (true, _) => format!("c.id IN ({})", past.set(self.dialect)),
             // PostgreSQL takes the contact into the grouping where that is cheaper; SQLite does not.

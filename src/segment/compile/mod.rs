@@ -110,12 +110,14 @@ struct Compiler<'l> {
     large: &'l [bool],
     /// Conditions on the past so far.
     asked: usize,
+    /// Draws (share in millionths and seed) that hold wherever this place of the rule matters.
+    drawn: Vec<(u32, String)>,
     args: Args,
 }
 
 impl<'l> Compiler<'l> {
     fn new(dialect: Dialect, now: Time, first_param: usize, sets: bool, large: &'l [bool]) -> Self {
-        Compiler { dialect, now, first_param, sets, large, asked: 0, args: Args::new() }
+        Compiler { dialect, now, first_param, sets, large, asked: 0, drawn: Vec::new(), args: Args::new() }
     }
 
     fn sql(mut self, rule: &Rule) -> Sql {
@@ -131,7 +133,13 @@ impl<'l> Compiler<'l> {
     /// `alone`: nothing but `AND` stands between this and `WHERE`.
     fn node(&mut self, node: &Node, alone: bool) -> String {
         match node {
-            Node::All(nodes) => joined(self.cheapest_first(nodes, alone), " AND ", "TRUE"),
+            Node::All(nodes) => {
+                let outside = self.drawn.len();
+                self.drawn.extend(nodes.iter().filter_map(small_draw));
+                let parts = self.cheapest_first(nodes, alone);
+                self.drawn.truncate(outside);
+                joined(parts, " AND ", "TRUE")
+            }
             Node::Any(nodes) => {
                 let alone = alone && nodes.len() == 1;
                 joined(self.cheapest_first(nodes, alone), " OR ", "FALSE")
@@ -239,6 +247,18 @@ impl<'l> Compiler<'l> {
             (_, false) => format!("{column} IS NOT NULL"),
             (_, true) => format!("{column} IS NULL"),
         }
+    }
+}
+
+/// A draw that leaves few: what stands beside it is asked of them only.
+fn small_draw(node: &Node) -> Option<(u32, String)> {
+    /// Half of all: asking each row whether its contact is drawn costs about what it saves.
+    const SMALL_SHARE: u32 = 500_000;
+    match node {
+        Node::Leaf { leaf: Leaf::Random { millionths, seed }, negated: false, .. } if *millionths <= SMALL_SHARE => {
+            Some((*millionths, seed.clone()))
+        }
+        _ => None,
     }
 }
 
