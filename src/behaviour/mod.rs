@@ -15,6 +15,7 @@ mod record_orders;
 pub mod schema;
 pub mod sql;
 
+pub mod decay;
 pub mod merge;
 pub mod stage;
 

@@ -19,8 +19,11 @@ impl Stage {
     /// All of them, from lively to quiet.
     pub const ALL: [Stage; 3] = [Stage::Active, Stage::Cooling, Stage::Dormant];
 
+    /// Their names, in that order.
+    pub const NAMES: [&str; 3] = [Stage::Active.as_str(), Stage::Cooling.as_str(), Stage::Dormant.as_str()];
+
     /// As written in segments and shown.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Stage::Active => "active",
             Stage::Cooling => "cooling",
@@ -38,10 +41,15 @@ impl Stage {
         Stage::ALL.into_iter().find(|stage| stage.bounds(now, settings).0.is_none_or(|after| last > after))
     }
 
+    /// Whose last sign of life was at the first moment or earlier is no longer active, at the second no longer cooling.
+    pub fn limits(now: Time, settings: &EngagementSettings) -> (Time, Time) {
+        let ago = |days: u32| now.plus(-i64::from(days) * DAY);
+        (ago(settings.cooling_days), ago(settings.dormant_days))
+    }
+
     /// The last sign of life is after the first and not after the second moment; `None`: no bound there.
     pub fn bounds(self, now: Time, settings: &EngagementSettings) -> (Option<Time>, Option<Time>) {
-        let cooling = now.plus(-i64::from(settings.cooling_days) * DAY);
-        let dormant = now.plus(-i64::from(settings.dormant_days) * DAY);
+        let (cooling, dormant) = Stage::limits(now, settings);
         match self {
             Stage::Active => (Some(cooling), None),
             Stage::Cooling => (Some(dormant), Some(cooling)),

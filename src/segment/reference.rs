@@ -4,6 +4,7 @@
 use super::Catalog;
 use super::ast::quote;
 use super::rule::{Engagement, HitKind, Mailed};
+use crate::behaviour::stage::Stage;
 use crate::config::AttributeType;
 use crate::consent::Standing;
 
@@ -396,4 +397,4 @@ pub fn response_operators(what: Engagement) -> &'static [&'static str] {
 }
 
 /// Stages of engagement.
-pub const STAGES: &[&str] = &["active", "cooling", "dormant"];
+pub const STAGES: &[&str] = &Stage::NAMES;

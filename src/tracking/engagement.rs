@@ -10,11 +10,10 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
-use crate::clock::{DAY, Time};
+use crate::behaviour::decay::growth;
+pub use crate::behaviour::decay::score;
+use crate::clock::Time;
 
-/// The moment from which weights are counted: 2020-01-01T00:00Z. Any moment would do; before the first mail the
-/// numbers stay above one.
-pub const LANDMARK: Time = Time::from_millis(1_577_836_800_000);
 /// What an opened mail weighs.
 pub const OPEN_WEIGHT: i64 = 1;
 /// What a followed link weighs: it took a decision, and no image proxy stands between.
@@ -31,25 +30,6 @@ const HOUR_CONCENTRATION: f64 = 18.0;
 const WEEKDAY_CONCENTRATION: f64 = 9.0;
 /// How much has to be known of the people of a topic until they count as much as all people.
 const TOPIC_CONCENTRATION: f64 = 100.0;
-
-/// What one response weighs now, counted from [`LANDMARK`]: twice as much for each half-life it is later.
-///
-/// This is forward decay: G. Cormode, V. Shkapenyuk, D. Srivastava, B. Xu, "Forward Decay: A Practical Time Decay
-/// Model for Streaming Systems", ICDE 2009. Weights are sums that nobody has to touch as time goes by; a
-/// question divides by the growth since the landmark.
-fn grown(at: Time, half_life_days: u32) -> f64 {
-    (at.since(LANDMARK) as f64 / (f64::from(half_life_days) * DAY as f64)).exp2()
-}
-
-/// The score of a stored weight now: what the responses weigh, each halved for every half-life it is old.
-pub fn score(weight: f64, half_life_days: u32, now: Time) -> f64 {
-    weight / grown(now, half_life_days)
-}
-
-/// The stored weight that has this score now.
-pub fn weight_of(score: f64, half_life_days: u32, now: Time) -> f64 {
-    score * grown(now, half_life_days)
-}
 
 /// One row of `hit_total` of a person, with human hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,7 +203,7 @@ impl Engagement {
                 if response.is_click() { (&mut sum.clicks, &mut sum.last_click_at) } else { (&mut sum.opens, &mut sum.last_open_at) };
             *count += response.human;
             *last = (*last).max(Some(response.last_at));
-            sum.weight += response.weighs() as f64 * grown(response.last_at, half_life_days);
+            sum.weight += response.weighs() as f64 * growth(response.last_at, half_life_days);
             sum.habit.add(response.first_at, response.weighs(), zone);
         }
         sum
@@ -233,6 +213,8 @@ impl Engagement {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::behaviour::decay::weight_of;
+    use crate::clock::DAY;
 
     fn at(text: &str) -> Time {
         Time::parse(text).expect("a time")

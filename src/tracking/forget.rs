@@ -77,16 +77,6 @@ pub async fn old_hits(db: &mut impl Connection, old: Old, after: i64, before: Ti
     db.rows(&sql, args![after, before, limit]).await?.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
 }
 
-/// How many such hits there are.
-pub async fn count_old_hits(db: &mut impl Connection, old: Old, before: Time) -> Result<i64, DbError> {
-    let which = match old {
-        Old::WithClient => "AND (ip IS NOT NULL OR agent IS NOT NULL OR agent_id IS NOT NULL OR traits IS NOT NULL)",
-        Old::All => "",
-    };
-    let rows = db.rows(&format!("SELECT COUNT(*) FROM hit WHERE at < $1 {which}"), args![before]).await?;
-    rows.first().map_or(Ok(0), |row| row.get(0))
-}
-
 /// Takes addresses and agents out of hits, or deletes them.
 pub async fn drop_old(tx: &mut Tx, old: Old, ids: &[i64]) -> Result<u64, DbError> {
     let sql = match old {

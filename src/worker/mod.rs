@@ -19,6 +19,7 @@ mod station;
 mod welcomes;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -72,6 +73,35 @@ pub async fn work(instance: Arc<Instance>, mut stop: watch::Receiver<bool>) -> R
         tracing::error!(%error, "the schedules ended early");
     }
     worker.stop().await
+}
+
+/// Does something now and then while this node keeps the house (`holds`), until the process stops. Work that is
+/// cut off or fails is left to the next time; `failed` says so in the log.
+async fn while_keeping_house<W, E>(
+    [first, every]: [Duration; 2],
+    holds: &AtomicBool,
+    stop: &mut watch::Receiver<bool>,
+    failed: &'static str,
+    work: impl Fn() -> W,
+) where
+    W: Future<Output = Result<(), E>>,
+    E: std::error::Error + 'static,
+{
+    let rounds = async {
+        tokio::time::sleep(first).await;
+        loop {
+            if holds.load(Ordering::Acquire)
+                && let Err(error) = work().await
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "{failed}; the next round tries again");
+            }
+            tokio::time::sleep(every).await;
+        }
+    };
+    tokio::select! {
+        () = rounds => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
 }
 
 /// Until the next look, or until somebody says stop.

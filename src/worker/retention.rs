@@ -1,11 +1,12 @@
 //! Forgetting by the rules of `[retention]`, once a day, on the node that keeps the house.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::while_keeping_house;
 use crate::db::DbError;
 use crate::instance::Instance;
 use crate::rights::retention::{self, EVERY_MS, Housekeeping};
@@ -17,21 +18,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(20);
 
 /// Looks until the process stops. A run that is cut off goes on with the next one.
 pub(super) async fn keep(instance: Arc<Instance>, holds: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
-    let work = async {
-        tokio::time::sleep(FIRST_LOOK).await;
-        loop {
-            if holds.load(Ordering::Acquire)
-                && let Err(error) = look(&instance).await
-            {
-                tracing::warn!(error = &error as &dyn std::error::Error, "nothing was forgotten for now; the next look tries again");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
+    while_keeping_house([FIRST_LOOK, LOOK_EVERY], &holds, &mut stop, "nothing was forgotten for now", || look(&instance)).await;
 }
 
 async fn look(instance: &Instance) -> Result<(), DbError> {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::RunError;
+use super::{RunError, while_keeping_house};
 use crate::instance::Instance;
 use crate::segment::history::{self, Looked};
 use crate::segment::{self, frozen};
@@ -19,21 +19,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 
 /// Looks until the process stops. A look that is cut off goes on with the next one.
 pub(super) async fn keep(instance: Arc<Instance>, holds: Arc<AtomicBool>, mut stop: watch::Receiver<bool>) {
-    let work = async {
-        tokio::time::sleep(FIRST_LOOK).await;
-        loop {
-            if holds.load(Ordering::Acquire)
-                && let Err(error) = look(&instance).await
-            {
-                tracing::warn!(error = &error as &dyn std::error::Error, "segments were not looked at for now; the next round tries again");
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    };
-    tokio::select! {
-        () = work => {}
-        _ = stop.wait_for(|stop| *stop) => {}
-    }
+    while_keeping_house([FIRST_LOOK, LOOK_EVERY], &holds, &mut stop, "segments were not looked at for now", || look(&instance)).await;
 }
 
 async fn look(instance: &Instance) -> Result<(), RunError> {

@@ -31,7 +31,7 @@ mod standing;
 
 pub(super) use calendar::{ago, day, days_from};
 pub(super) use history::{asks_totals, is_past};
-pub(super) use standing::{STAGES, stages_that, weight_at};
+pub(super) use standing::stages_that;
 
 /// Rows up to which a set is worth computing on SQLite: 700,000 orders are added up in 0.4 s. More of them, and a
 /// million steps into an index are faster.

@@ -1,29 +1,18 @@
 //! Subscriptions, lists, and how somebody responds.
 
 use super::{Compiler, ago};
-use crate::clock::{DAY, Time};
+use crate::behaviour::decay;
+use crate::behaviour::stage::Stage;
 use crate::config::EngagementSettings;
 use crate::consent::Standing;
 use crate::db::Dialect;
 use crate::segment::ast::{Op, Period};
 use crate::segment::rule::{Engagement, Moment, Value};
 
-/// 2020-01-01T00:00Z, the landmark of the decay: see the table `engagement`.
-const LANDMARK: Time = Time::from_millis(1_577_836_800_000);
-/// Stages by how recent the last sign of life is.
-pub(in crate::segment) const STAGES: [&str; 3] = ["active", "cooling", "dormant"];
-
-/// The stored weight that is worth `score` at `now`.
-pub(in crate::segment) fn weight_at(score: f64, settings: &EngagementSettings, now: Time) -> f64 {
-    let half_lives = now.since(LANDMARK) as f64 / (f64::from(settings.half_life_days) * DAY as f64);
-    // Without this, nothing times infinity were no number.
-    if score == 0.0 { 0.0 } else { score * half_lives.exp2() }
-}
-
-/// Which of [`STAGES`] compare so with a text.
+/// Which of [`Stage::NAMES`] compare so with a text.
 pub(in crate::segment) fn stages_that(op: Op, value: &Value) -> [bool; 3] {
     let Value::Text(wanted) = value else { return [false; 3] };
-    STAGES.map(|stage| op.holds(stage.cmp(wanted.as_str())))
+    Stage::NAMES.map(|stage| op.holds(stage.cmp(wanted.as_str())))
 }
 
 impl Compiler<'_> {
@@ -72,7 +61,7 @@ impl Compiler<'_> {
         let condition = match (what, value) {
             (Engagement::Stage, _) => return self.stage(topic, stages_that(op, value), settings, alone),
             (Engagement::Score, Value::Number(score)) => {
-                format!("g.weight {symbol} {}", self.bind(weight_at(*score, settings, self.now)))
+                format!("g.weight {symbol} {}", self.bind(decay::weight_of(*score, settings.half_life_days, self.now)))
             }
             (Engagement::BestHour, Value::Number(number)) => format!("g.best_hour {symbol} {}", self.bind(*number)),
             (Engagement::BestWeekday, Value::Number(number)) => format!("g.best_weekday {symbol} {}", self.bind(*number)),
@@ -129,8 +118,7 @@ impl Compiler<'_> {
 
     /// The condition on `{sign}`, which stands in it once.
     fn stage_ranges(&mut self, wanted: [bool; 3], settings: &EngagementSettings) -> String {
-        let cools = self.now.plus(-i64::from(settings.cooling_days) * DAY);
-        let sleeps = self.now.plus(-i64::from(settings.dormant_days) * DAY);
+        let (cools, sleeps) = Stage::limits(self.now, settings);
         match wanted {
             [false, false, false] => String::new(),
             [true, false, false] => format!("{{sign}} > {}", self.bind(cools)),

@@ -4,10 +4,12 @@
 use std::cmp::Ordering;
 
 use super::ast::{Op, Period};
-use super::compile::{STAGES, ago, asks_totals, day, days_from, stages_that, weight_at};
+use super::compile::{ago, asks_totals, day, days_from, stages_that};
 use super::random::bucket;
 use super::rule::{Engagement, Field, HitKind, Home, Leaf, Mailed, Moment, Node, Rule, Source, Together, Value};
-use crate::clock::{DAY, Time};
+use crate::behaviour::decay;
+use crate::behaviour::stage::Stage;
+use crate::clock::Time;
 use crate::config::EngagementSettings;
 use crate::consent::Standing;
 use crate::contact::{AttributeValue, Date};
@@ -126,7 +128,7 @@ fn person_holds(leaf: &Leaf, person: &Person, now: Time) -> bool {
             })
         }
         Leaf::Engagement { topic, what: Engagement::Stage, op, value, settings } => stage(person, topic.as_deref(), settings, now)
-            .is_some_and(|stage| STAGES.iter().zip(stages_that(*op, value)).any(|(name, wanted)| wanted && *name == stage)),
+            .is_some_and(|stage| Stage::NAMES.iter().zip(stages_that(*op, value)).any(|(name, wanted)| wanted && *name == stage)),
         Leaf::Engagement { topic, what, op, value, settings } => {
             person.engagement.get(topic).is_some_and(|fact| responds(fact, *what, *op, value, settings, now))
         }
@@ -288,7 +290,7 @@ fn responds(fact: &EngagementFact, what: Engagement, op: Op, value: &Value, sett
     let time = |held: Option<Time>, moment: Moment| held.is_some_and(|at| on_day(at, op, moment, now));
     match (what, value) {
         (Engagement::Score, Value::Number(score)) => {
-            fact.weight.partial_cmp(&weight_at(*score, settings, now)).is_some_and(|ordering| op.holds(ordering))
+            fact.weight.partial_cmp(&decay::weight_of(*score, settings.half_life_days, now)).is_some_and(|ordering| op.holds(ordering))
         }
         (Engagement::BestHour, Value::Number(wanted)) => number(fact.best_hour, *wanted),
         (Engagement::BestWeekday, Value::Number(wanted)) => number(fact.best_weekday, *wanted),
@@ -311,13 +313,7 @@ fn sign(person: &Person, topic: Option<&str>) -> Option<Time> {
 }
 
 fn stage(person: &Person, topic: Option<&str>, settings: &EngagementSettings, now: Time) -> Option<&'static str> {
-    let age = now.since(sign(person, topic)?);
-    let [active, cooling, dormant] = STAGES;
-    Some(match age {
-        _ if age < i64::from(settings.cooling_days) * DAY => active,
-        _ if age < i64::from(settings.dormant_days) * DAY => cooling,
-        _ => dormant,
-    })
+    Stage::of(sign(person, topic), now, settings).map(Stage::as_str)
 }
 
 // Fields -----------------------------------------------------------------------------------------

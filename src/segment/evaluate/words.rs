@@ -5,9 +5,9 @@ use super::{
     stage, totals, value_of,
 };
 use crate::behaviour::PARTS;
+use crate::behaviour::decay;
 use crate::contact::AttributeValue;
 use crate::segment::ast::Period;
-use crate::segment::compile::weight_at;
 use crate::segment::random::{BUCKETS, bucket};
 use crate::segment::rule::Field;
 
@@ -59,7 +59,7 @@ pub(super) fn facts(leaf: &Leaf, person: &Person, now: Time) -> String {
                 // The score as it is now: what one point is worth in stored weight.
                 Engagement::Score => fact.map_or_else(
                     || "no score: never responded".to_owned(),
-                    |fact| format!("score is {:.3}", fact.weight / weight_at(1.0, settings, now)),
+                    |fact| format!("score is {:.3}", decay::score(fact.weight, settings.half_life_days, now)),
                 ),
                 Engagement::BestHour => fact
                     .and_then(|fact| fact.best_hour)
